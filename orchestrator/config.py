@@ -1,0 +1,153 @@
+"""The configuration: YAML and `--set` in, one typed and validated value out.
+
+Everything that can be known to be wrong without data or a cluster is refused here.
+"""
+
+import difflib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError
+
+from supernet.errors import InvalidInput
+from supernet.settings import (
+    DataSettings,
+    OptimiserSettings,
+    Positive,
+    Settings,
+    SpaceSettings,
+    TrainSettings,
+)
+
+
+class SearchSettings(Settings):
+    """How children are proposed and scored."""
+
+    searcher: dict[str, Any] = Field(default_factory=lambda: {"name": "evolution"})
+    """Which searcher ("random", "evolution", "module:Class") and its settings."""
+    candidates: Positive = 300
+    """How many distinct children are scored."""
+    limits: str = ""
+    """Such as "num_params <= 1.5e6 and flops <= 2e8"; checked before a child is scored."""
+    batch_size: Positive = 16
+    """Children per Tune trial."""
+    in_flight: Positive = 3
+    """Tune trials at a time."""
+    evaluators: Positive | None = None
+    """Evaluator actors; none: one per GPU of the cluster, or per CPU core where it has none."""
+    valid_sequences: Positive = 256
+    """Sequences of the valid split on which a child is scored."""
+    eval_batch_size: Positive = 64
+
+
+class RetrainSettings(OptimiserSettings):
+    """Stand-alone training of the best child, the hand-made baseline and random controls."""
+
+    controls: Annotated[int, Field(ge=0)] = 1
+    """Random architectures within the limits, trained by the same recipe."""
+    test_sequences: Positive = 1024
+    """Sequences of the test split for the final figures."""
+
+
+class Config(Settings):
+    """One run, whole."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+    user_code: str | None = None
+    """Folder of the modules that "module:Class" names; shipped to every node."""
+    data: DataSettings = DataSettings()
+    space: SpaceSettings = SpaceSettings()
+    train: TrainSettings = TrainSettings()
+    search: SearchSettings = SearchSettings()
+    retrain: RetrainSettings = RetrainSettings()
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; `load` reads it back to an equal value."""
+        return str(yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False))
+
+
+def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
+    """Read a YAML file (none: the defaults) and apply `a.b=c` overrides.
+
+    Raises:
+        InvalidInput: if the file is missing or no YAML, or a key or value breaks a rule.
+    """
+    values = _read(Path(path)) if path else {}
+    for override in overrides:
+        _apply(values, override)
+    return parse(values)
+
+
+def parse(values: Mapping[str, Any]) -> Config:
+    """Validate plain values, as YAML gives them.
+
+    Raises:
+        InvalidInput: naming every key that breaks a rule, its value, and the nearest known key.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = [_explain(dict(item)) for item in error.errors()]
+        raise InvalidInput("configuration: " + "\n  ".join(lines)) from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"cannot read the configuration {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"{path} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise InvalidInput(f"{path} must hold keys and values, but holds {type(values).__name__}")
+    return values
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise InvalidInput(f"--set takes key=value, such as train.steps=500, but got {override!r}")
+    *parents, last = key.split(".")
+    for name in parents:
+        inner = values.setdefault(name, {})
+        if not isinstance(inner, dict):
+            raise InvalidInput(f"--set {override}: {name!r} holds {inner!r}, not further keys")
+        values = inner
+    values[last] = _scalar(text)
+
+
+def _scalar(text: str) -> Any:
+    """What YAML reads, and 1e-3 as a number too (YAML 1.1 wants 1.0e-3)."""
+    value = yaml.safe_load(text) if text else ""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _explain(error: dict[str, Any]) -> str:
+    place = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        known = _known_keys(error["loc"][:-1])
+        near = difflib.get_close_matches(str(error["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return f"unknown key '{place}'; {hint}"
+    rule = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":
+        return f"{place}: {rule}"
+    return f"{place}: {rule[0].lower()}{rule[1:]}, but got {error['input']!r}"
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Config
+    for part in path:
+        inner = model.model_fields[str(part)].annotation
+        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        model = inner
+    return list(model.model_fields)

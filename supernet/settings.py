@@ -1,0 +1,130 @@
+"""Typed settings of the data, the network and its training; `orchestrator.config` adds the rest.
+
+Unknown keys and values out of range are refused when a settings object is made. No torch in here.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from supernet.space import OperatorSpec, SearchSpace
+
+Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
+Positive = Annotated[int, Field(ge=1)]
+
+
+class Settings(BaseModel):
+    """What all settings share: frozen, no unknown keys, no number read from a string."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataSettings(Settings):
+    """Which text, how it is cut into sequences, and how it is split."""
+
+    source: str = "installed-docs"
+    """A file or folder, a Hugging Face hub name, or "installed-docs"."""
+    format: Literal["auto", "text", "json", "parquet", "csv", "hub"] = "auto"
+    column: str = "text"
+    libraries: tuple[str, ...] = ("stdlib", "numpy", "pandas", "torch", "transformers")
+    """For "installed-docs": whose docstrings."""
+    max_mb: Annotated[float, Field(gt=0)] | None = None
+    """Stop reading the source after so many megabytes of text."""
+    tokenizer: str | None = None
+    """A tokenizer's folder or hub name; none: train a WordPiece vocabulary on the training split."""
+    vocab_size: Annotated[int, Field(ge=128)] = 8192
+    lowercase: bool = True
+    sequence_length: Annotated[int, Field(ge=8, le=4096)] = 64
+    """Tokens per packed sequence."""
+    mask_probability: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.15
+    valid_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+    test_fraction: Annotated[float, Field(gt=0.0, lt=0.5)] = 0.05
+
+
+class SpaceSettings(Settings):
+    """The search space and the shape that all operators share."""
+
+    layers: Annotated[int, Field(ge=1, le=256)] = 8
+    hidden_size: Positive = 128
+    embedding_size: Positive | None = None
+    """Width of the token embeddings; none: the hidden size."""
+    dropout: Fraction = 0.1
+    candidates: dict[str, dict[str, Any]] = Field(
+        default_factory=lambda: {
+            "attention": {"kind": "attention", "heads": 4},
+            "feed_forward": {"kind": "feed_forward"},
+            "conv3": {"kind": "separable_conv", "kernel_size": 3},
+            "conv7": {"kind": "separable_conv", "kernel_size": 7},
+            "identity": {"kind": "identity"},
+        },
+        min_length=1,
+    )
+    """Operator name to its kind and settings, for every layer that `per_layer` does not name."""
+    per_layer: dict[int, tuple[str, ...]] = Field(default_factory=dict)
+    """Layer number (from 0) to the names of its candidates, where it has not all of them."""
+
+    def build(self) -> SearchSpace:
+        """The search space.
+
+        Raises:
+            InvalidInput: if a layer names an operator that is not declared.
+        """
+        operators = {name: OperatorSpec.from_dict(spec) for name, spec in self.candidates.items()}
+        everything = tuple(operators)
+        return SearchSpace(
+            tuple(self.per_layer.get(layer, everything) for layer in range(self.layers)), operators
+        )
+
+    @model_validator(mode="after")
+    def _layers_exist(self) -> "SpaceSettings":
+        for layer in self.per_layer:
+            if not 0 <= layer < self.layers:
+                raise ValueError(
+                    f"per_layer names a layer from 0 to {self.layers - 1}, but got {layer}"
+                )
+        for name, spec in self.candidates.items():
+            if not isinstance(spec.get("kind"), str):
+                raise ValueError(f"candidate {name!r} needs a 'kind', but has {spec}")
+        return self
+
+
+class OptimiserSettings(Settings):
+    """The training recipe, shared by the super-net and by stand-alone training."""
+
+    steps: Positive = 1000
+    batch_size: Positive = 64
+    """Sequences per optimiser step, over all workers and accumulation steps together."""
+    accumulation: Positive = 1
+    """Forward and backward passes that make up one optimiser step."""
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 100
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    clip_norm: Annotated[float, Field(ge=0.0)] = 1.0
+    """Largest norm of the gradient; 0: no clipping."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    checkpoint_steps: Positive = 200
+    checkpoint_minutes: Annotated[float, Field(gt=0.0)] = 10.0
+    keep_checkpoints: Annotated[int, Field(ge=2)] = 3
+
+    @model_validator(mode="after")
+    def _batch_divides(self) -> "OptimiserSettings":
+        if self.batch_size % self.accumulation:
+            raise ValueError(
+                f"batch_size must be a multiple of accumulation, but got {self.batch_size} and "
+                f"{self.accumulation}"
+            )
+        return self
+
+
+class TrainSettings(OptimiserSettings):
+    """How the super-net is trained."""
+
+    sampler: dict[str, Any] = Field(default_factory=lambda: {"name": "magic_t"})
+    """Which path sampler ("magic_t", "uniform", "module:Class") and its settings."""
+    workers: Positive | None = None
+    """Training workers; none: one per GPU of the cluster, or per CPU core where it has none."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    probe_paths: Annotated[int, Field(ge=0)] = 3
+    """How many fixed paths have their valid loss measured at each checkpoint."""
+    probe_sequences: Positive = 64
