@@ -1,0 +1,225 @@
+"""The candidate operators of a layer; each maps hidden states to hidden states of the same shape.
+
+Attention and feed-forward are BERT's two sublayers, so that the path attention, feed-forward,
+attention, … is a BERT encoder. This file depends on torch alone: exported models carry a copy.
+
+B: sequences, T: tokens, D: hidden size, N: attention heads, H: size of a head.
+"""
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+LAYER_NORM_EPS = 1e-12
+INITIALIZER_RANGE = 0.02
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with residual and layer normalisation, as in BERT."""
+
+    def __init__(self, *, hidden_size: int, dropout: float, heads: int = 4) -> None:
+        super().__init__()
+        if heads < 1 or hidden_size % heads:
+            raise ValueError(
+                f"hidden_size must be a multiple of heads, but got hidden_size={hidden_size} and "
+                f"heads={heads}"
+            )
+        self.heads = heads
+        self.dropout = dropout
+        self.query = nn.Linear(hidden_size, hidden_size)
+        self.key = nn.Linear(hidden_size, hidden_size)
+        self.value = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+
+    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+        """Args: hidden (B, T, D); mask (B, T), True at real tokens, or None where all are real."""
+        query_BNTH, key_BNTH, value_BNTH = (
+            linear(hidden_BTD).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+            for linear in (self.query, self.key, self.value)
+        )
+        mixed_BNTH = F.scaled_dot_product_attention(
+            query_BNTH,
+            key_BNTH,
+            value_BNTH,
+            attn_mask=None if mask_BT is None else mask_BT[:, None, None, :],
+            dropout_p=self.dropout if self.training else 0.0,
+        )
+        mixed_BTD = self.output(mixed_BNTH.transpose(1, 2).flatten(-2))
+        mixed_BTD = F.dropout(mixed_BTD, self.dropout, self.training)
+        normed: torch.Tensor = self.norm(hidden_BTD + mixed_BTD)
+        return normed
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations for one sequence of `length` tokens: 2 per multiply-add."""
+        width = self.query.in_features
+        return 2 * length * (4 * width * width + 2 * length * width)
+
+
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between, residual and layer normalisation, as in BERT."""
+
+    def __init__(self, *, hidden_size: int, dropout: float, inner_size: int = 0) -> None:
+        super().__init__()
+        if inner_size < 0:
+            raise ValueError(f"inner_size >= 0 must hold (0: 4 x hidden), but got {inner_size}")
+        self.dropout = dropout
+        self.inner = nn.Linear(hidden_size, inner_size or 4 * hidden_size)
+        self.output = nn.Linear(self.inner.out_features, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+
+    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+        """Args: hidden (B, T, D); the mask is not needed, for tokens do not mix."""
+        inner_BTD = self.output(F.gelu(self.inner(hidden_BTD)))
+        inner_BTD = F.dropout(inner_BTD, self.dropout, self.training)
+        normed: torch.Tensor = self.norm(hidden_BTD + inner_BTD)
+        return normed
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations for one sequence of `length` tokens."""
+        return 2 * length * 2 * self.inner.in_features * self.inner.out_features
+
+
+class SeparableConv(nn.Module):
+    """Depthwise convolution over tokens, GELU, pointwise map; residual and layer normalisation.
+
+    H² + K·H weights as in NAS-BERT (KDD 2021); the GELU between the two is our own choice.
+    """
+
+    def __init__(self, *, hidden_size: int, dropout: float, kernel_size: int = 3) -> None:
+        super().__init__()
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive, but got {kernel_size}")
+        self.dropout = dropout
+        self.depthwise = nn.Conv1d(
+            hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size
+        )
+        self.pointwise = nn.Linear(hidden_size, hidden_size)
+        self.norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+
+    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+        """Args: hidden (B, T, D); mask (B, T): padding counts as zeros beyond the sequence."""
+        seen_BTD = hidden_BTD if mask_BT is None else hidden_BTD * mask_BT[:, :, None]
+        mixed_BTD = self.depthwise(seen_BTD.transpose(1, 2)).transpose(1, 2)
+        mixed_BTD = self.pointwise(F.gelu(mixed_BTD))
+        mixed_BTD = F.dropout(mixed_BTD, self.dropout, self.training)
+        normed: torch.Tensor = self.norm(hidden_BTD + mixed_BTD)
+        return normed
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations for one sequence of `length` tokens."""
+        width, kernel = self.pointwise.in_features, self.depthwise.kernel_size[0]
+        return 2 * length * width * (width + kernel)
+
+
+class Identity(nn.Module):
+    """Returns its input: no residual, no normalisation, no parameters."""
+
+    def __init__(self, *, hidden_size: int, dropout: float) -> None:
+        super().__init__()
+
+    def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+        """Args: hidden (B, T, D); the mask is not needed."""
+        return hidden_BTD
+
+    def flops(self, length: int) -> int:
+        """Nothing is computed."""
+        return 0
+
+
+OPERATOR_KINDS: dict[str, type[nn.Module]] = {
+    "attention": Attention,
+    "feed_forward": FeedForward,
+    "separable_conv": SeparableConv,
+    "identity": Identity,
+}
+
+
+def operator_class(kind: str) -> type[nn.Module]:
+    """The class of an operator: one of ours by name, or a user's as "module:Class".
+
+    Raises:
+        ValueError: if there is no such kind.
+    """
+    if kind in OPERATOR_KINDS:
+        return OPERATOR_KINDS[kind]
+    module, colon, name = kind.partition(":")
+    if not colon:
+        raise ValueError(
+            f"unknown operator kind {kind!r}; known are {', '.join(OPERATOR_KINDS)}, or your own "
+            f"class as 'module:Class'"
+        )
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"cannot load the operator {kind!r}: {error}") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module) and hasattr(found, "flops")):
+        raise ValueError(f"{kind!r} must be an nn.Module with a method flops(length)")
+    return found
+
+
+def build_operator(spec: Mapping[str, Any], *, hidden_size: int, dropout: float) -> nn.Module:
+    """An operator from its kind and settings, initialised as in BERT.
+
+    Raises:
+        ValueError: if the kind is unknown or a setting is unknown or out of range.
+    """
+    settings = {key: value for key, value in spec.items() if key != "kind"}
+    try:
+        module = operator_class(spec["kind"])(
+            hidden_size=hidden_size, dropout=dropout, **settings
+        )
+    except TypeError as error:
+        raise ValueError(f"operator kind {spec['kind']!r} with settings {settings}: {error}") from None
+    return module.apply(initialise)
+
+
+def initialise(module: nn.Module) -> None:
+    """BERT's initialisation: normal weights of standard deviation 0.02, zero biases, unit norms.
+
+    Depthwise convolutions keep torch's own: at 0.02 their few weights would pass on next to
+    nothing (our own choice).
+    """
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=INITIALIZER_RANGE)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=INITIALIZER_RANGE)
+
+
+class Chain(nn.Module):
+    """Layers in a row, each holding its candidate operators; a path runs one of each layer."""
+
+    def __init__(
+        self,
+        layers: list[dict[str, dict[str, Any]]],
+        *,
+        hidden_size: int,
+        dropout: float,
+    ) -> None:
+        """Args: layers: for each layer, operator name to its kind and settings."""
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    name: build_operator(spec, hidden_size=hidden_size, dropout=dropout)
+                    for name, spec in candidates.items()
+                }
+            )
+            for candidates in layers
+        )
+
+    def forward(
+        self,
+        hidden_BTD: torch.Tensor,
+        mask_BT: torch.Tensor | None,
+        path: tuple[str, ...],
+    ) -> torch.Tensor:
+        """Args: hidden (B, T, D); mask (B, T) or None; path: the operator's name per layer."""
+        for candidates, name in zip(self.layers, path, strict=True):
+            hidden_BTD = candidates[name](hidden_BTD, mask_BT)  # type: ignore[index]
+        return hidden_BTD

@@ -1,0 +1,91 @@
+"""The two ends of the chain for text: embeddings before it, the masked-LM head behind it.
+
+Both as in BERT, but the embeddings may be narrower than the chain. This file depends on torch
+and `operators` alone: exported models carry a copy.
+
+B: sequences, T: tokens, D: hidden size, E: embedding size, N: masked positions, V: vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from .operators import LAYER_NORM_EPS, initialise
+
+TYPE_VOCAB_SIZE = 2
+
+
+class TextStem(nn.Module):
+    """Token, position and type embeddings, normalised; projected where narrower than the chain."""
+
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        max_length: int,
+        hidden_size: int,
+        embedding_size: int,
+        pad_id: int,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.max_length = max_length
+        self.pad_id = pad_id
+        self.tokens = nn.Embedding(vocab_size, embedding_size)
+        self.positions = nn.Embedding(max_length, embedding_size)
+        self.types = nn.Embedding(TYPE_VOCAB_SIZE, embedding_size)
+        self.norm = nn.LayerNorm(embedding_size, eps=LAYER_NORM_EPS)
+        self.projection = (
+            nn.Linear(embedding_size, hidden_size) if embedding_size != hidden_size else None
+        )
+        self.apply(initialise)
+        self.zero_padding()
+
+    def zero_padding(self) -> None:
+        """As in BERT, the embedding of the padding token begins as zeros."""
+        with torch.no_grad():
+            self.tokens.weight[self.pad_id] = 0.0
+
+    def forward(
+        self, input_ids_BT: torch.Tensor, token_type_ids_BT: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Token ids (B, T) and types (B, T), none: all 0, to hidden states (B, T, D)."""
+        length = input_ids_BT.shape[1]
+        if length > self.max_length:
+            raise ValueError(
+                f"a sequence has at most {self.max_length} tokens, the positions that this model "
+                f"knows, but got {length}"
+            )
+        types_BTE = (
+            self.types.weight[0] if token_type_ids_BT is None else self.types(token_type_ids_BT)
+        )
+        embedded_BTE = self.tokens(input_ids_BT) + types_BTE + self.positions.weight[:length]
+        embedded_BTE = F.dropout(self.norm(embedded_BTE), self.dropout, self.training)
+        return embedded_BTE if self.projection is None else self.projection(embedded_BTE)
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations for one sequence of `length` tokens: the projection's."""
+        if self.projection is None:
+            return 0
+        return 2 * length * self.projection.in_features * self.projection.out_features
+
+
+class MaskedLMHead(nn.Module):
+    """BERT's masked-LM head: transform, decoder tied to the token embeddings, bias."""
+
+    def __init__(self, *, vocab_size: int, hidden_size: int, embedding_size: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(hidden_size, embedding_size)
+        self.norm = nn.LayerNorm(embedding_size, eps=LAYER_NORM_EPS)
+        self.bias = nn.Parameter(torch.zeros(vocab_size))
+        self.apply(initialise)
+
+    def forward(self, hidden_ND: torch.Tensor, token_embeddings_VE: torch.Tensor) -> torch.Tensor:
+        """Hidden states (…, D) at the positions asked for, and the tied embeddings, to (…, V)."""
+        return F.linear(self.norm(F.gelu(self.transform(hidden_ND))), token_embeddings_VE, self.bias)
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations for `length` positions."""
+        width, embedding = self.transform.in_features, self.transform.out_features
+        return 2 * length * (width * embedding + embedding * self.bias.shape[0])
