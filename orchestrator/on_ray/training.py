@@ -1,0 +1,123 @@
+"""Super-net training on the cluster: Ray Train places the workers, DeepSpeed moves the weights."""
+
+import logging
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import ray
+import ray.train
+import torch
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+
+from orchestrator.on_ray.actors import PathSamplerActor, SuperNetActor, actor_options
+from orchestrator.on_ray.cluster import Cluster
+from orchestrator.run import Run
+from orchestrator.training import train_supernet
+from supernet import errors
+from supernet.deepspeed_engine import DeepSpeedEngine
+from supernet.errors import InvalidInput, MagicNasError
+from supernet.sampler import Paths
+
+POLL_S = 0.5
+WORKER_FAILURES = 3
+"""How often lost workers are started again from the last checkpoint."""
+
+
+def train_on_ray(run: Run, cluster: Cluster, on_progress: Callable[[dict[str, Any]], None]) -> None:
+    """Train the run's super-net; `on_progress` takes the log's newest interval.
+
+    Raises:
+        InvalidInput: if the workers do not fit the cluster or the batch.
+        MagicNasError: what a worker could not mend.
+    """
+    workers = num_training_workers(run, cluster)
+    supernet = SuperNetActor.options(**actor_options(run, "supernet")).remote(run.store.uri)
+    sampler = PathSamplerActor.options(**actor_options(run, "sampler")).remote(run.store.uri)
+    trainer = TorchTrainer(
+        _worker,
+        train_loop_config={"run": run.store.uri, "supernet": supernet, "sampler": sampler},
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=cluster.use_gpu,
+            resources_per_worker=cluster.slot_resources,
+        ),
+        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=str(run.store.local_path("ray")),
+            failure_config=ray.train.FailureConfig(max_failures=WORKER_FAILURES),
+        ),
+    )
+    try:
+        _fit(trainer, lambda: on_progress(ray.get(supernet.progress.remote())))
+    finally:
+        failure = ray.get(supernet.failure.remote())
+        run.store.delete("ray")
+        if failure:
+            kind, message = failure
+            raise getattr(errors, kind)(message)
+        ray.kill(supernet)
+        ray.kill(sampler)
+
+
+def num_training_workers(run: Run, cluster: Cluster) -> int:
+    """As many as the settings ask for, or as the cluster has and the batch can be split over."""
+    settings = run.config.train
+    workers = cluster.workers(settings.workers, setting="train.workers")
+    share = settings.batch_size // settings.accumulation
+    if settings.workers is None:
+        return max(n for n in range(1, workers + 1) if share % n == 0)
+    if share % workers:
+        raise InvalidInput(
+            f"train.batch_size must be a multiple of workers x accumulation, but got "
+            f"{settings.batch_size}, {workers} and {settings.accumulation}"
+        )
+    return workers
+
+
+def _fit(trainer: TorchTrainer, poll: Callable[[], None]) -> None:
+    """Run `trainer.fit` in a thread, so that this one can show progress and be interrupted."""
+    outcome: list[BaseException] = []
+
+    def fit() -> None:
+        try:
+            trainer.fit()
+        except BaseException as error:
+            outcome.append(error)
+
+    thread = threading.Thread(target=fit, name="ray-train", daemon=True)
+    thread.start()
+    while thread.is_alive():
+        thread.join(POLL_S)
+        poll()
+    if outcome:
+        raise outcome[0]
+
+
+def _worker(config: dict[str, Any]) -> None:
+    """One training worker."""
+    logging.basicConfig(level=logging.WARNING)
+    run = Run.open(config["run"])
+    supernet, sampler = config["supernet"], config["sampler"]
+    settings, world = run.config.train, ray.train.get_context().get_world_size()
+    micro_batch = settings.batch_size // (settings.accumulation * world)
+
+    def plan(start: int, count: int) -> list[Paths]:
+        paths: list[Paths] = ray.get(sampler.plan.remote(start, count))
+        return paths
+
+    try:
+        train_supernet(
+            run,
+            make_engine=partial(
+                DeepSpeedEngine, zero_stage=settings.zero_stage, micro_batch=micro_batch
+            ),
+            plan=plan,
+            report=lambda row: supernet.report.remote(row),
+            device=torch.device(get_device()),
+        )
+    except MagicNasError as error:
+        if ray.train.get_context().get_world_rank() == 0:
+            ray.get(supernet.fail.remote(type(error).__name__, str(error)))

@@ -1,0 +1,107 @@
+"""One run: its configuration, its folder, and what every stage derives from the two.
+
+Light to make in any process that reaches the run's folder: a driver, a training worker or an
+evaluator reads the same files and comes to the same values.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.config import Config, parse
+from orchestrator.limits import Limits
+from orchestrator.store import RunStore
+from supernet.cost import CostModel
+from supernet.data.masking import Batch, TrainBatches, eval_batches
+from supernet.data.packed import PackedDataset
+from supernet.data.summary import DataSummary
+from supernet.model import TextShape
+from supernet.sampler import PathSampler, build_sampler
+from supernet.space import Architecture, SearchSpace
+
+CONFIG = "config.yaml"
+SUPERNET = "supernet"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder and configuration; values that cost something are derived once."""
+
+    store: RunStore
+    config: Config
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Run":
+        """Read a run that exists.
+
+        Raises:
+            InvalidInput: if the folder holds no run.
+        """
+        store = RunStore(folder)
+        return cls(store, parse(yaml.safe_load(store.read_bytes(CONFIG))))
+
+    @cached_property
+    def space(self) -> SearchSpace:
+        """The search space."""
+        return self.config.space.build()
+
+    @cached_property
+    def data_folder(self) -> Path:
+        """Where the prepared data lies on this machine."""
+        return self.store.local_path("data")
+
+    @cached_property
+    def summary(self) -> DataSummary:
+        """What the prepared data is; the data stage must be done."""
+        return DataSummary.load(self.data_folder)
+
+    @cached_property
+    def shape(self) -> TextShape:
+        """The sizes of the network's ends."""
+        return TextShape.of(
+            self.config.space,
+            vocab_size=self.summary.vocab_size,
+            max_length=self.summary.sequence_length,
+            pad_id=self.summary.pad_id,
+        )
+
+    @cached_property
+    def cost_model(self) -> CostModel:
+        """Costs of every child."""
+        return CostModel(self.space, self.shape)
+
+    @cached_property
+    def limits(self) -> Limits:
+        """Limits of the search."""
+        return Limits.parse(self.config.search.limits)
+
+    def sampler(self) -> PathSampler:
+        """The path sampler of super-net training."""
+        return build_sampler(self.config.train.sampler, self.space, seed=self.config.seed)
+
+    def probe_paths(self) -> list[Architecture]:
+        """The fixed paths whose valid loss is measured on the way."""
+        import random
+
+        rng = random.Random(f"probes:{self.config.seed}")
+        return [self.space.sample(rng) for _ in range(self.config.train.probe_paths)]
+
+    def train_batches(self, *, batch_size: int) -> TrainBatches:
+        """Batches of the training split."""
+        dataset = PackedDataset(self.data_folder, "train")
+        return TrainBatches(dataset, self.summary, batch_size=batch_size, seed=self.config.seed)
+
+    def eval_batches(self, split: str, *, sequences: int) -> list[Batch]:
+        """Fixed batches of the valid or test split."""
+        return eval_batches(
+            PackedDataset(self.data_folder, split),
+            self.summary,
+            num_sequences=sequences,
+            batch_size=self.config.search.eval_batch_size,
+            seed=self.config.seed,
+        )

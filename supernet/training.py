@@ -1,0 +1,222 @@
+"""The training loop of one worker: the same for the super-net and for a child on its own.
+
+Paths come from a sampler's plan, batches from the data; what moves the weights is an `Engine`.
+Every step is a pure function of the seed, the step and the weights, so a worker that starts
+again from a checkpoint goes the same way.
+"""
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from supernet.checkpoint import Checkpoint, Files, save_checkpoint
+from supernet.data.masking import Batch, TrainBatches
+from supernet.engine import Engine
+from supernet.errors import StorageFailed, TrainingDiverged
+from supernet.loss import evaluate, masked_lm_loss
+from supernet.sampler import Paths
+from supernet.settings import OptimiserSettings
+from supernet.space import Architecture
+
+LOG_STEPS = 10
+"""Steps per row of the training log."""
+PLAN_STEPS = 256
+"""Steps whose paths are asked for at a time."""
+
+
+class Observer(Protocol):
+    """Who is told how training goes; called on the first worker alone."""
+
+    def on_interval(self, row: dict[str, Any]) -> None:
+        """Every LOG_STEPS steps: step, loss_nats, learning_rate, tokens_per_s."""
+        ...
+
+    def on_checkpoint(self, rows: list[dict[str, Any]], probes: list[dict[str, Any]]) -> None:
+        """Before a checkpoint is committed: the intervals since the last one, and the probes."""
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingJob:
+    """What one worker trains, and where its checkpoints go."""
+
+    settings: OptimiserSettings
+    plan: Callable[[int, int], list[Paths]]
+    batches: TrainBatches
+    files: Files
+    folder: str
+    seed: int
+    probe_paths: Sequence[Architecture] = ()
+    probe_batches: Sequence[Batch] = ()
+    manifest: tuple[tuple[str, Any], ...] = ()
+    """What the checkpoints' manifests say besides: sampler, versions."""
+
+
+def learning_rate(settings: OptimiserSettings, step: int) -> float:
+    """The learning rate of a step: linear warm-up, then linear, cosine or no decay to zero."""
+    if step < settings.warmup_steps:
+        return settings.learning_rate * (step + 1) / settings.warmup_steps
+    if settings.schedule == "constant":
+        return settings.learning_rate
+    left = (settings.steps - step) / max(1, settings.steps - settings.warmup_steps)
+    if settings.schedule == "linear":
+        return settings.learning_rate * left
+    return settings.learning_rate * 0.5 * (1.0 - math.cos(math.pi * left))
+
+
+def train(
+    engine: Engine, job: TrainingJob, observer: Observer, *, resume_from: Checkpoint | None
+) -> None:
+    """Train to the last step, from a checkpoint whose weights the model already holds.
+
+    Raises:
+        TrainingDiverged: if the loss is no longer finite; the last checkpoint is kept.
+        StorageFailed: if a checkpoint cannot be written; the ones before are kept.
+    """
+    loop = _Loop(engine, job, observer)
+    step = 0
+    if resume_from is not None:
+        engine.load_optimizer_state(resume_from.optimizer)
+        step = resume_from.step
+    engine.model.train()
+    while step < job.settings.steps:
+        for paths in job.plan(step, min(PLAN_STEPS, job.settings.steps - step)):
+            loop.step(step, paths)
+            step += 1
+            if loop.checkpoint_due(step):
+                loop.checkpoint(step)
+
+
+class _Loop:
+    def __init__(self, engine: Engine, job: TrainingJob, observer: Observer) -> None:
+        self._engine = engine
+        self._job = job
+        self._observer = observer
+        self._rows: list[dict[str, Any]] = []
+        self._since_row = _Interval()
+        self._last_checkpoint_at = time.monotonic()
+        self._device = next(engine.model.parameters()).device
+
+    def step(self, step: int, paths: Paths) -> None:
+        """One optimisation step; the loss is the mean over all masked tokens of the step."""
+        engine, settings = self._engine, self._job.settings
+        batches = self._micro_batches(step)
+        count, *_ = engine.total([sum(batch.num_targets for batch in batches)])
+        engine.begin(paths)
+        loss_sum = 0.0
+        for path in paths:
+            for part, batch in enumerate(batches):
+                loss_sum += self._forward_backward(step, part, path, batch, count * len(paths))
+        (loss_sum,) = engine.total([loss_sum])
+        loss = loss_sum / (count * len(paths))
+        if not math.isfinite(loss):
+            raise TrainingDiverged(
+                f"the loss must be finite, but is {loss} at step {step} on the path "
+                f"{' + '.join(map(str, paths))}; the last checkpoint is kept: lower the learning "
+                f"rate ({settings.learning_rate:g}), lengthen the warm-up or use fp32, and give "
+                f"another output folder"
+            )
+        rate = learning_rate(settings, step)
+        engine.update(rate)
+        self._log(step + 1, loss, rate, settings.batch_size * batches[0].input_ids_BT.shape[1])
+
+    def _micro_batches(self, step: int) -> list[Batch]:
+        parts = self._job.settings.accumulation * self._engine.world
+        first = self._engine.rank * self._job.settings.accumulation
+        return [
+            self._job.batches.at(step, part=part, parts=parts).to(self._device)
+            for part in range(first, first + self._job.settings.accumulation)
+        ]
+
+    def _forward_backward(
+        self, step: int, part: int, path: Architecture, batch: Batch, count: float
+    ) -> float:
+        stream = f"dropout:{self._job.seed}:{step}:{self._engine.rank}:{part}:{path}"
+        torch.manual_seed(zlib.crc32(stream.encode()))
+        bf16 = self._job.settings.precision == "bf16"
+        with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
+            loss_sum, _ = masked_lm_loss(self._engine.model, path, batch)
+        self._engine.backward(loss_sum / count)
+        return float(loss_sum.detach())
+
+    def _log(self, step: int, loss: float, rate: float, tokens: int) -> None:
+        interval = self._since_row
+        interval.add(loss, tokens)
+        if step % LOG_STEPS and step != self._job.settings.steps:
+            return
+        row = {"step": step, "learning_rate": rate, **interval.means()}
+        self._since_row = _Interval()
+        self._rows.append(row)
+        if self._engine.rank == 0:
+            self._observer.on_interval(row)
+
+    def checkpoint_due(self, step: int) -> bool:
+        """Whether a checkpoint is due, by steps, by minutes, or because training ends."""
+        settings = self._job.settings
+        if step % settings.checkpoint_steps == 0 or step == settings.steps:
+            return True
+        if step % LOG_STEPS:
+            return False
+        minutes = (time.monotonic() - self._last_checkpoint_at) / 60
+        late = minutes >= settings.checkpoint_minutes and self._engine.rank == 0
+        return self._engine.total([float(late)]) != [0.0]
+
+    def checkpoint(self, step: int) -> None:
+        """Write a checkpoint; if the first worker cannot, every worker stops."""
+        optimizer = self._engine.optimizer_state()
+        problem = None
+        if self._engine.rank == 0:
+            try:
+                self._write(step, optimizer)
+            except StorageFailed as error:
+                problem = error
+        if self._engine.total([float(problem is not None)]) != [0.0]:
+            raise problem or StorageFailed("the first worker could not write a checkpoint")
+        self._last_checkpoint_at = time.monotonic()
+        self._rows = []
+
+    def _write(self, step: int, optimizer: dict[str, torch.Tensor]) -> None:
+        job = self._job
+        probes = self._probe(step)
+        self._observer.on_checkpoint(self._rows, probes)
+        save_checkpoint(
+            job.files,
+            job.folder,
+            step=step,
+            weights=self._engine.model.state_dict(),
+            optimizer=optimizer,
+            extra=dict(job.manifest),
+            keep=job.settings.keep_checkpoints,
+        )
+
+    def _probe(self, step: int) -> list[dict[str, Any]]:
+        model = self._engine.model
+        rows = []
+        for path in self._job.probe_paths:
+            loss, _ = evaluate(model, path, self._job.probe_batches)
+            rows.append({"step": step, "architecture": str(path), "val_loss_nats": loss})
+        model.train()
+        return rows
+
+
+class _Interval:
+    def __init__(self) -> None:
+        self._losses: list[float] = []
+        self._tokens = 0
+        self._began = time.monotonic()
+
+    def add(self, loss: float, tokens: int) -> None:
+        self._losses.append(loss)
+        self._tokens += tokens
+
+    def means(self) -> dict[str, float]:
+        seconds = max(1e-9, time.monotonic() - self._began)
+        return {
+            "loss_nats": sum(self._losses) / len(self._losses),
+            "tokens_per_s": self._tokens / seconds,
+        }
