@@ -1,0 +1,68 @@
+"""Masked-language-model loss of one child model: what training minimises and scores report.
+
+N: masked positions, V: vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+
+from supernet.data.masking import Batch
+from supernet.errors import InvalidInput
+from supernet.model import SuperNet
+from supernet.space import Architecture
+
+
+def masked_lm_loss(
+    model: SuperNet, architecture: Architecture, batch: Batch
+) -> tuple[torch.Tensor, int]:
+    """Cross-entropy in nats, summed over the masked positions, and how many these are."""
+    return _loss_sum(_logits(model, architecture, batch), batch), batch.targets_N.numel()
+
+
+def evaluate(
+    model: SuperNet, architecture: Architecture, batches: Sequence[Batch]
+) -> tuple[float, float]:
+    """A child's loss in nats and its accuracy, both means over all masked positions.
+
+    Raises:
+        InvalidInput: if the batches have no masked position.
+    """
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            return _means(model, architecture, batches)
+    finally:
+        model.train(was_training)
+
+
+def _means(
+    model: SuperNet, architecture: Architecture, batches: Sequence[Batch]
+) -> tuple[float, float]:
+    device = next(model.parameters()).device
+    loss_sum, correct, count = 0.0, 0, 0
+    for batch in batches:
+        batch = batch.to(device)
+        logits_NV = _logits(model, architecture, batch)
+        loss_sum += float(_loss_sum(logits_NV, batch))
+        correct += int((logits_NV.argmax(-1) == batch.targets_N).sum())
+        count += batch.targets_N.numel()
+    if not count:
+        raise InvalidInput(
+            f"an evaluation needs at least one masked token, but {len(batches)} batches have none; "
+            f"evaluate on more sequences or raise data.mask_probability"
+        )
+    return loss_sum / count, correct / count
+
+
+def _logits(model: SuperNet, architecture: Architecture, batch: Batch) -> torch.Tensor:
+    """Without padding the mask is left out: attention is faster then."""
+    mask_BT = None if bool(batch.attention_mask_BT.all()) else batch.attention_mask_BT
+    logits_NV: torch.Tensor = model(architecture, batch.input_ids_BT, mask_BT, batch.masked_N)
+    return logits_NV
+
+
+def _loss_sum(logits_NV: torch.Tensor, batch: Batch) -> torch.Tensor:
+    return F.cross_entropy(logits_NV.float(), batch.targets_N, reduction="sum")
