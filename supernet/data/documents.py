@@ -199,8 +199,8 @@ def _csv_documents(path: Path, column: str) -> Iterator[str]:
             yield from _as_text(row[column], column=column, where=where)
     except csv.Error as error:
         raise InvalidInput(
-            f"{path} must be a CSV file, but line {rows.line_num} is not CSV ({error}); "
-            "check its quoting and data.format"
+            f"{path} must be a CSV file, but the row after line {rows.line_num} is not one "
+            f"({error}); check its quoting and data.format"
         ) from None
 
 

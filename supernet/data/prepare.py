@@ -22,10 +22,12 @@ from supernet.data.packed import PackedDataset, pack, write_packed
 from supernet.data.shingles import token_shingles
 from supernet.data.splits import SPLITS, Borders, SplitPlan, key_hash, stretches
 from supernet.data.spool import SpoolWriter, read_spool
-from supernet.data.summary import DataSummary
+from supernet.data.summary import DataSummary, check_batch
 from supernet.data.vocabulary import encode, make_tokenizer, save_tokenizer
 from supernet.errors import InvalidInput, StorageFailed
 from supernet.settings import DataSettings
+
+__all__ = ["INSTALLED_DOCS", "check_batch", "prepare"]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -142,7 +144,7 @@ class _Preparation:
 
     def _make_tokenizer(self, spool: Path, borders: Borders) -> Any:
         self.progress("making the vocabulary", 0, None)
-        tokenizer = make_tokenizer(self.settings, _sample(spool, borders))
+        tokenizer = make_tokenizer(self.settings, lambda: _sample(spool, borders))
         save_tokenizer(tokenizer, self.built / "tokenizer")
         return tokenizer
 
