@@ -166,13 +166,28 @@ def build_searcher(settings: Mapping[str, Any], space: SearchSpace, *, seed: int
             searcher = found(**_seeded(found, name, arguments, seed))
         else:
             searcher = found(space, seed=seed, **arguments)
-        if _is_tune_class(type(searcher)):
-            from orchestrator.on_ray.tune_searcher import TuneSearcherAdapter
-
-            return TuneSearcherAdapter(searcher, space)
+        return as_ask_tell(searcher, space)
     except (TypeError, ValueError, AssertionError) as error:
         raise InvalidInput(f"searcher {name!r} with settings {arguments}: {error}") from error
-    return _checked(searcher, name)
+
+
+def as_ask_tell(searcher: Any, space: SearchSpace) -> AskTell:
+    """A searcher object as ask and tell: itself, or an adapter around Ray Tune's `Searcher`.
+
+    Raises:
+        InvalidInput: if it is neither.
+    """
+    if _is_tune_class(type(searcher)):
+        from orchestrator.on_ray.tune_searcher import TuneSearcherAdapter
+
+        return TuneSearcherAdapter(searcher, space)
+    missing = [part for part in ("ask", "tell") if not callable(getattr(searcher, part, None))]
+    if missing:
+        raise InvalidInput(
+            f"a searcher has methods ask() and tell(architecture, metrics), or is a Ray Tune "
+            f"Searcher, but {type(searcher).__name__} lacks {' and '.join(missing)}"
+        )
+    return searcher  # type: ignore[no-any-return]
 
 
 def _is_tune_class(found: type) -> bool:
@@ -192,13 +207,3 @@ def _seeded(found: type, name: str, arguments: dict[str, Any], seed: int) -> dic
             " or ".join(_SEED_NAMES),
         )
     return {key: seed for key in taken} | arguments
-
-
-def _checked(searcher: Any, name: str) -> AskTell:
-    missing = [part for part in ("ask", "tell") if not callable(getattr(searcher, part, None))]
-    if missing:
-        raise InvalidInput(
-            f"a searcher has methods ask() and tell(architecture, metrics), or is a Ray Tune "
-            f"Searcher, but {name!r} lacks {' and '.join(missing)}"
-        )
-    return searcher  # type: ignore[no-any-return]

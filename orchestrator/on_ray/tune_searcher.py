@@ -70,7 +70,13 @@ class TuneSearcherAdapter:
         return architecture
 
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
-        """Complete the candidate's trial; one that was not asked for becomes an evaluated point."""
+        """Complete the candidate's trial; one that was not asked for becomes an evaluated point.
+
+        Raises:
+            InvalidInput: if the metrics lack one that is searched for.
+        """
+        if metrics is not None:
+            self._check(metrics)
         trials = self._trials.get(architecture)
         if not trials:
             self._tell_earlier(architecture, metrics)
@@ -98,6 +104,14 @@ class TuneSearcherAdapter:
                     "on without those of the search before (%r)",
                     type(self._searcher).__name__,
                     error,
+                )
+
+    def _check(self, metrics: Metrics) -> None:
+        names = [self._metric] if isinstance(self._metric, str) else self._metric
+        for name in names:
+            if name not in metrics:
+                raise InvalidInput(
+                    f"the searcher's metric must be one of {sorted(metrics)}, but got {name!r}"
                 )
 
     def _values(self, metrics: Metrics) -> float | list[float]:
