@@ -8,6 +8,7 @@ import ast
 import gc
 import importlib.util
 import inspect
+import logging
 import re
 import sysconfig
 import warnings
@@ -19,6 +20,8 @@ from pathlib import Path
 from supernet.data.lines import is_unicode
 from supernet.data.shingles import SeenShingles
 from supernet.errors import InvalidInput
+
+_log = logging.getLogger(__name__)
 
 GROUP_DEPTH = 3
 """Components of a module's dotted name that make up its group."""
@@ -96,7 +99,11 @@ def _roots(library: str) -> list[Path]:
 
 
 def _docstrings(path: Path) -> list[str]:
-    source = path.read_bytes()
+    try:
+        source = path.read_bytes()
+    except OSError as error:
+        _log.warning("%s is left out: %s", path, error)
+        return []
     if b'"""' not in source and b"'''" not in source:
         return []
     with warnings.catch_warnings(), _no_garbage_collection():

@@ -44,6 +44,8 @@ def read_documents(settings: DataSettings) -> Iterator[str]:
 
 
 def _raw_documents(settings: DataSettings) -> Iterator[str]:
+    if not settings.source.strip():
+        raise InvalidInput("data.source must name a text, but is empty; give a file or a folder")
     path = Path(settings.source)
     if settings.format == "hub" or (settings.format == "auto" and _is_hub_name(path, settings)):
         yield from _hub_documents(settings)

@@ -154,6 +154,11 @@ def test_a_missing_file_is_said_to_be_missing(source: str) -> None:
         read(source)
 
 
+def test_an_empty_source_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="must name a text"):
+        read("")
+
+
 def test_a_file_without_permission_is_said_to_be_unreadable(
     text_file: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:
