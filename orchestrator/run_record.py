@@ -1,0 +1,115 @@
+"""What a run's folder holds at this moment, read once for the report; unfinished stages are empty.
+
+Rows of a step may repeat after a worker was started again from a checkpoint: the last one counts.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from orchestrator.config import Config, parse
+from orchestrator.leaderboard import build_leaderboard
+from orchestrator.store import RunStore
+from supernet.errors import InvalidInput
+
+STAGES = ("data", "train", "search", "retrain", "export", "report")
+
+_STEP_KEYS = {
+    "train": ("step",),
+    "probe": ("architecture", "step"),
+    "retrain": ("name", "step"),
+}
+_NUMBERS = {
+    "train": ("loss_nats", "learning_rate", "tokens_per_s"),
+    "probe": ("val_loss_nats",),
+    "retrain": ("loss_nats", "val_loss_nats"),
+}
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """A run as its folder shows it; `config` is None and mappings are empty where not written."""
+
+    name: str
+    config: Config | None
+    run: Mapping[str, Any]
+    data: Mapping[str, Any]
+    train: pd.DataFrame
+    probe: pd.DataFrame
+    retrain: pd.DataFrame
+    scores: Sequence[Mapping[str, Any]]
+    leaderboard: pd.DataFrame
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The models trained stand-alone: best, baseline, then the controls by name."""
+        order = {"best": 0, "baseline": 1}
+        models: list[dict[str, Any]] = list(self.run.get("models") or [])
+        return sorted(models, key=lambda model: (order.get(model["name"], 2), model["name"]))
+
+    def model(self, name: str) -> dict[str, Any] | None:
+        """One of `models` by its name; None where it has not been trained."""
+        return next((model for model in self.models if model["name"] == name), None)
+
+    def unigram_nats(self, split: str) -> float | None:
+        """Cross-entropy of the training unigrams on a split's targets, where it is known."""
+        for source in (self.run, self.data):
+            value = (source.get("unigram_nats") or {}).get(split)
+            if value is not None:
+                return float(value)
+        return None
+
+
+def read_run(store: RunStore) -> RunRecord:
+    """Read a run's folder.
+
+    Raises:
+        InvalidInput: if the folder is not there, or a file in it is damaged.
+    """
+    if not store.exists():
+        raise InvalidInput(f"a report needs a run's folder, but there is none at {store.uri}")
+    run = _json(store, "run.json")
+    scores = store.rows("score")
+    return RunRecord(
+        name=str(run.get("name") or store.name),
+        config=_config(store),
+        run=run,
+        data=_json(store, "data/summary.json"),
+        train=last_of_each_step("train", store.rows("train")),
+        probe=last_of_each_step("probe", store.rows("probe")),
+        retrain=last_of_each_step("retrain", store.rows("retrain")),
+        scores=scores,
+        leaderboard=build_leaderboard(scores),
+    )
+
+
+def last_of_each_step(kind: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of a kind as a frame, in the order of steps, without those that a restart repeated."""
+    keys, numbers = list(_STEP_KEYS[kind]), list(_NUMBERS[kind])
+    frame = pd.DataFrame(list(rows)).reindex(columns=[*keys, *numbers])
+    frame[numbers] = frame[numbers].astype("float64")
+    return frame.drop_duplicates(keys, keep="last").sort_values(keys, ignore_index=True)
+
+
+def _config(store: RunStore) -> Config | None:
+    if not store.exists("config.yaml"):
+        return None
+    try:
+        values = yaml.safe_load(store.read_bytes("config.yaml"))
+    except yaml.YAMLError as error:
+        raise InvalidInput(
+            f"config.yaml in the run {store.uri} is not valid YAML: {error}"
+        ) from None
+    return parse(values or {})
+
+
+def _json(store: RunStore, name: str) -> Mapping[str, Any]:
+    if not store.exists(name):
+        return {}
+    value = store.read_json(name)
+    if not isinstance(value, dict):
+        raise InvalidInput(f"{name} in the run {store.uri} must hold keys and values")
+    return value
