@@ -1,0 +1,30 @@
+"""magic-nas from Python: `run`, `search`, `load_leaderboard` and the configuration.
+
+Nothing heavy is imported before it is used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from orchestrator.config import Config as Config
+    from orchestrator.config import load as load_config
+    from orchestrator.driver import run as run
+    from orchestrator.driver import search as search
+    from orchestrator.leaderboard import load_leaderboard as load_leaderboard
+
+_HOMES = {
+    "Config": ("orchestrator.config", "Config"),
+    "load_config": ("orchestrator.config", "load"),
+    "load_leaderboard": ("orchestrator.leaderboard", "load_leaderboard"),
+    "run": ("orchestrator.driver", "run"),
+    "search": ("orchestrator.driver", "search"),
+}
+__all__ = ["Config", "load_config", "load_leaderboard", "run", "search"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'orchestrator' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(importlib.import_module(module), attribute)

@@ -125,7 +125,7 @@ class _Reader:
                 warnings.simplefilter("error")
                 tree = ast.parse(self._text, mode="eval")
         except SyntaxError as error:
-            start = min(max(error.offset or 1, 1), len(self._text)) - 1
+            start = error.offset - 1 if error.offset else len(self._text)
             raise self._refusal(start, self._text[start:]) from None
         except (ValueError, RecursionError, MemoryError, Warning):
             raise self._refusal(0, self._text) from None
@@ -177,8 +177,8 @@ class _Reader:
 
     def _refusal(self, start: int, part: str, hint: str = "") -> InvalidInput:
         return InvalidInput(
-            f"limits {self._text!r}: not allowed is {part!r} at position {start + 1}{hint}; "
-            f"{_ALLOWED}"
+            f"limits {self._text!r}: not allowed is {repr(part) if part else 'the end'} at "
+            f"position {start + 1}{hint}; {_ALLOWED}"
         )
 
 

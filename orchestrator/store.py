@@ -54,7 +54,7 @@ class RunStore:
         """Whether the file or folder is there."""
         return bool(self._files.get_file_info(self._full(name)).type != fs.FileType.NotFound)
 
-    def list(self, folder: str) -> list[str]:
+    def names(self, folder: str) -> list[str]:
         """Names of what lies directly in a folder, sorted; none where there is no folder."""
         selector = fs.FileSelector(self._full(folder), allow_not_found=True)
         return sorted(
@@ -137,7 +137,7 @@ class RunStore:
         ]
 
     def _parts(self, kind: str) -> Iterable[re.Match[str]]:
-        matches = (_PART.match(name) for name in self.list("rows"))
+        matches = (_PART.match(name) for name in self.names("rows"))
         return [match for match in matches if match and match["kind"] == kind]
 
     def _full(self, name: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from orchestrator.run import SUPERNET, Run
+from orchestrator.runs import SUPERNET, Run
 from orchestrator.runinfo import library_versions
 from orchestrator.store import RunStore
 from supernet.checkpoint import latest_checkpoint

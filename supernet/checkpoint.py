@@ -30,7 +30,7 @@ Tensors = Mapping[str, torch.Tensor]
 class Files(Protocol):
     """What checkpoints ask of a run's storage; `orchestrator.store.RunStore` has it."""
 
-    def list(self, folder: str) -> list[str]: ...
+    def names(self, folder: str) -> list[str]: ...
     def exists(self, name: str) -> bool: ...
     def read_bytes(self, name: str) -> bytes: ...
     def write_bytes(self, name: str, data: bytes) -> None: ...
@@ -111,7 +111,7 @@ def latest_checkpoint(
 
 
 def _folders(files: Files, folder: str) -> list[str]:
-    return [f"{folder}/{name}" for name in files.list(folder) if name.startswith("step-")]
+    return [f"{folder}/{name}" for name in files.names(folder) if name.startswith("step-")]
 
 
 def _read_tensors(

@@ -6,7 +6,7 @@ import ray
 import torch
 
 from evaluators.evaluator import Evaluator
-from orchestrator.run import SUPERNET, Run
+from orchestrator.runs import SUPERNET, Run
 from supernet.checkpoint import latest_checkpoint, load_checkpoint, version_of
 from supernet.sampler import Paths
 from supernet.space import Architecture

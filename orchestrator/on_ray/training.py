@@ -13,7 +13,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from orchestrator.on_ray.actors import PathSamplerActor, SuperNetActor, actor_options
 from orchestrator.on_ray.cluster import Cluster
-from orchestrator.run import Run
+from orchestrator.runs import Run
 from orchestrator.training import train_supernet
 from supernet import errors
 from supernet.deepspeed_engine import DeepSpeedEngine

@@ -4,12 +4,10 @@ Light to make in any process that reaches the run's folder: a driver, a training
 evaluator reads the same files and comes to the same values.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+import random
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -86,8 +84,6 @@ class Run:
 
     def probe_paths(self) -> list[Architecture]:
         """The fixed paths whose valid loss is measured on the way."""
-        import random
-
         rng = random.Random(f"probes:{self.config.seed}")
         return [self.space.sample(rng) for _ in range(self.config.train.probe_paths)]
 

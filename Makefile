@@ -1,0 +1,29 @@
+# make quickstart: from nothing to a ranked list and an exported model; make test: checks and tests.
+# PIP_FLAGS passes through to pip, for example to choose PyTorch's index (see README).
+
+PYTHON ?= python3.11
+VENV := .venv
+STAMP := $(VENV)/.installed
+
+.PHONY: quickstart test check install clean
+
+quickstart: install
+	$(VENV)/bin/magic-nas run --config examples/quickstart.yaml --out runs/quickstart
+
+test: check
+	$(VENV)/bin/pytest
+
+check: install
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(VENV)/bin/python || $(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install $(PIP_FLAGS) -c constraints.txt -e ".[dev]"
+	touch $(STAMP)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info

@@ -1,0 +1,143 @@
+"""The command line: `magic-nas run` and one command per stage.
+
+Bad input ends with exit code 2 and a message; nothing heavy is imported before a command needs it.
+"""
+
+import argparse
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+
+EXAMPLE = """\
+example:
+  magic-nas run --config examples/quickstart.yaml --out runs/quickstart
+  magic-nas run --config examples/quickstart.yaml --out runs/books \\
+      --set data.source=books.txt --set search.candidates=500
+  magic-nas show runs/quickstart
+
+Stop a run at any time; the same command goes on where it stopped.
+"""
+
+COMMANDS = {
+    "run": "all stages: data, train, search, retrain, export, report",
+    "train": "prepare the data and train the super-net",
+    "search": "score children with inherited weights and write the leaderboard",
+    "retrain": "train the best child, the baseline and the controls stand-alone",
+    "export": "write the retrained best child as a Hugging Face model",
+    "report": "write report.html",
+}
+STAGES_OF = {"run": ("data", "train", "search", "retrain", "export", "report")} | {
+    "train": ("data", "train")
+}
+EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit code."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    from supernet.errors import InvalidInput, MagicNasError
+
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        if options.command == "show":
+            _show(options)
+        else:
+            _run(options)
+    except InvalidInput as error:
+        print(f"magic-nas: {error}", file=sys.stderr)
+        return EXIT_BAD_INPUT
+    except MagicNasError as error:
+        print(f"magic-nas: {error}", file=sys.stderr)
+        return EXIT_FAILED
+    except KeyboardInterrupt as stopped:
+        print("\nmagic-nas: stopped; the same command goes on from here", file=sys.stderr)
+        return 128 + (int(str(stopped)) if str(stopped) else signal.SIGINT)
+    return 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt(number)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="magic-nas",
+        description="Neural architecture search for Transformers with shared weights.",
+        epilog=EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, text in COMMANDS.items():
+        command = commands.add_parser(
+            name,
+            help=text,
+            description=f"{text[0].upper()}{text[1:]}.",
+            epilog=EXAMPLE,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        _add_run_options(command)
+        if name == "search":
+            command.add_argument(
+                "--checkpoint", metavar="STEP", help='such as "step-00000400"; default: the newest'
+            )
+    show = commands.add_parser("show", help="print a run's leaderboard")
+    show.add_argument("run", help="the run's folder")
+    show.add_argument("--top", type=int, default=10, metavar="N", help="rows (default 10)")
+    return parser
+
+
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config", metavar="FILE", help="YAML; default: the run's own, or all defaults"
+    )
+    command.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help="override any key of the configuration, such as train.steps=500; repeatable",
+    )
+    where = command.add_mutually_exclusive_group()
+    where.add_argument(
+        "--address", help='a running Ray cluster ("auto", "host:6379"); default: start a local one'
+    )
+    where.add_argument(
+        "--local", action="store_true", help="one process without Ray, for small tries"
+    )
+
+
+def _run(options: argparse.Namespace) -> None:
+    from orchestrator.config import load
+    from orchestrator.driver import CONFIG, run
+    from orchestrator.store import RunStore
+    from orchestrator.summary import print_summary
+
+    store = RunStore(options.out)
+    config = options.config
+    if config is None and store.exists(CONFIG):
+        config = store.local_path(CONFIG)
+    finished = run(
+        load(config, options.overrides),
+        out=options.out,
+        address=options.address,
+        local=options.local,
+        only=STAGES_OF.get(options.command, (options.command,)),
+        checkpoint=getattr(options, "checkpoint", None),
+    )
+    print_summary(finished)
+
+
+def _show(options: argparse.Namespace) -> None:
+    from orchestrator.leaderboard import format_leaderboard, load_leaderboard
+
+    print(format_leaderboard(load_leaderboard(options.run), top=options.top))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

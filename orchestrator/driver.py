@@ -1,0 +1,179 @@
+"""The driver: from text to an exported model, one call per arrow of the README's diagram.
+
+Every stage reads what the one before wrote into the run's folder, is skipped once finished, and
+goes on from its last checkpoint or row when it was interrupted.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator import stages
+from orchestrator.config import Config, parse
+from orchestrator.lease import hold_lease
+from orchestrator.runs import CONFIG, Run
+from orchestrator.runinfo import describe, is_finished, stage_record
+from orchestrator.searchers import AskTell
+from orchestrator.store import RunStore
+from orchestrator.validation import check_before_start
+from supernet.errors import InvalidInput, RunConflict
+
+STAGES = ("data", "train", "search", "retrain", "export", "report")
+NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
+FREE_KEYS = ("train.workers", "search.evaluators")
+"""Keys that change where the work is done but not what comes out: they may differ on resuming."""
+
+logger = logging.getLogger(__name__)
+
+
+def run(
+    config: Config,
+    *,
+    out: str | Path,
+    address: str | None = None,
+    local: bool = False,
+    only: Sequence[str] = STAGES,
+    searcher: AskTell | None = None,
+    checkpoint: str | None = None,
+) -> Run:
+    """Do the stages `only` that are not finished, in order.
+
+    Args:
+        config: what to do.
+        out: the run's folder; the same configuration goes on where it stopped.
+        address: of a running Ray cluster; none: a local one for the length of the call.
+        local: one process without Ray, for small tries.
+        searcher: the searcher, in place of the configuration's.
+        checkpoint: the super-net checkpoint to search, such as "step-00000400"; none: the newest.
+
+    Raises:
+        InvalidInput: before anything expensive starts.
+        TrainingDiverged: if a loss is no longer finite.
+        StorageFailed: if the run's storage refuses a write.
+    """
+    check_before_start(config, local=local, address=address)
+    store = RunStore(out)
+    _refuse_other_configuration(store, config)
+    this = Run(store, config)
+    with _nothing_left_behind(store), hold_lease(store):
+        if "data" in only:
+            _once(this, "data", lambda: stages.prepare_data(this))
+        stages.check_data(this)
+        store.write_bytes(CONFIG, config.to_yaml().encode())
+        describe(store, seed=config.seed)
+        _work(this, only, address, local, searcher, checkpoint)
+    return this
+
+
+def search(
+    out: str | Path,
+    *,
+    searcher: AskTell | None = None,
+    address: str | None = None,
+    local: bool = False,
+) -> Run:
+    """Search a run whose super-net is trained, with a searcher of your own if you give one.
+
+    Raises:
+        InvalidInput: if there is no such run or its super-net is not trained.
+    """
+    config = Run.open(out).config
+    return run(
+        config, out=out, address=address, local=local, only=("search",), searcher=searcher
+    )
+
+
+def _work(
+    this: Run,
+    only: Sequence[str],
+    address: str | None,
+    local: bool,
+    searcher: AskTell | None,
+    checkpoint: str | None,
+) -> None:
+    todo = [stage for stage in only if not is_finished(this.store, stage)]
+    with stages.workers(this, address=address, local=local, wanted=_any_work(todo)) as on:
+        work: dict[str, Callable[[], None]] = {
+            "train": lambda: stages.train(this, on),
+            "search": lambda: stages.search(this, on, searcher=searcher, checkpoint=checkpoint),
+            "retrain": lambda: stages.retrain(this, on),
+            "export": lambda: stages.export(this),
+            "report": lambda: stages.report(this),
+        }
+        for stage in STAGES[1:]:
+            if stage in only:
+                _once(this, stage, work[stage])
+
+
+def _any_work(todo: Sequence[str]) -> bool:
+    return any(stage in NEEDS_WORKERS for stage in todo)
+
+
+def _once(this: Run, stage: str, work: Callable[[], None]) -> None:
+    if is_finished(this.store, stage):
+        logger.info("%s: finished before, skipped", stage)
+        return
+    before = STAGES[: STAGES.index(stage)]
+    missing = [name for name in before if name != "report" and not is_finished(this.store, name)]
+    if missing:
+        raise InvalidInput(
+            f"'{stage}' needs the stages before it, but '{missing[0]}' is not finished in "
+            f"{this.store.uri}: run 'magic-nas {missing[0]}' or 'magic-nas run' first"
+        )
+    with stage_record(this.store, stage):
+        work()
+
+
+def _refuse_other_configuration(store: RunStore, config: Config) -> None:
+    if not store.exists(CONFIG):
+        if store.names(""):
+            raise RunConflict(
+                f"the output folder must be new, empty or a run's, but {store.uri} holds "
+                f"{', '.join(store.names('')[:3])}: give another folder with --out"
+            )
+        return
+    try:
+        before = parse(yaml.safe_load(store.read_bytes(CONFIG)))
+    except (InvalidInput, yaml.YAMLError) as error:
+        raise RunConflict(
+            f"{store.uri} holds a run of another version ({error}): give another folder"
+        ) from None
+    differences = [
+        f"{key}: {old!r} there, {new!r} now"
+        for key, old, new in _differences(before.model_dump(), config.model_dump())
+        if key not in FREE_KEYS
+    ]
+    if differences:
+        raise RunConflict(
+            f"{store.uri} holds the run of another configuration:\n  "
+            + "\n  ".join(differences)
+            + "\ngo on with the one there (leave out --config and --set), or give another folder "
+            "with --out"
+        )
+
+
+def _differences(
+    before: dict[str, Any], now: dict[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, Any, Any]]:
+    for key in dict.fromkeys([*before, *now]):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            yield f"{prefix}{key}", old, new
+
+
+@contextmanager
+def _nothing_left_behind(store: RunStore) -> Iterator[None]:
+    """Where bad input stops a run before its first training step, remove the folder again."""
+    existed = store.exists(CONFIG)
+    try:
+        yield
+    except InvalidInput:
+        if not existed and not store.names("supernet"):
+            store.delete("")
+        raise

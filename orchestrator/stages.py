@@ -1,0 +1,283 @@
+"""The stages of a run, each from the run's folder into the run's folder.
+
+Where the work is done is behind `Workers`: on Ray, or in this process.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Protocol
+
+from orchestrator.baseline import handmade_baseline, random_controls
+from orchestrator.candidates import CandidateStream
+from orchestrator.leaderboard import load_leaderboard, write_leaderboard
+from orchestrator.progress import Progress
+from orchestrator.runs import SUPERNET, Run
+from orchestrator.runinfo import read_info, update_info
+from orchestrator.searchers import AskTell, build_searcher
+from orchestrator.training import ModelPlan
+from supernet.checkpoint import latest_checkpoint, load_checkpoint, version_of
+from supernet.data.masking import unigram_nats
+from supernet.data.prepare import prepare
+from supernet.data.summary import check_batch
+from supernet.errors import InvalidInput, RunConflict
+from supernet.space import Architecture
+
+LEARNT_NATS = 0.5
+"""A model has learnt if it is this far below the unigrams' cross-entropy; our own bar."""
+
+logger = logging.getLogger(__name__)
+
+
+class Workers(Protocol):
+    """Where training and scoring are done."""
+
+    def train(self, run: Run, on_progress: Callable[[dict[str, Any]], None]) -> None: ...
+
+    def search(
+        self,
+        run: Run,
+        stream: CandidateStream,
+        *,
+        checkpoint: str,
+        on_progress: Callable[[CandidateStream], None],
+    ) -> None: ...
+
+    def retrain(
+        self,
+        run: Run,
+        models: Sequence[ModelPlan],
+        on_progress: Callable[[str, dict[str, Any]], None],
+    ) -> None: ...
+
+
+class LocalWorkers:
+    """In this process, without Ray."""
+
+    def __init__(self) -> None:
+        from orchestrator import local
+
+        self.train = local.train_locally
+        self.search = local.search_locally
+        self.retrain = local.retrain_locally
+
+
+class RayWorkers:
+    """On a Ray cluster."""
+
+    def __init__(self, cluster: Any) -> None:
+        from orchestrator.on_ray.retraining import retrain_on_ray
+        from orchestrator.on_ray.search import search_on_ray
+        from orchestrator.on_ray.training import train_on_ray
+
+        self._cluster = cluster
+        self._train, self._search, self._retrain = train_on_ray, search_on_ray, retrain_on_ray
+
+    def train(self, run: Run, on_progress: Callable[[dict[str, Any]], None]) -> None:
+        """See `orchestrator.on_ray.training`."""
+        self._train(run, self._cluster, on_progress)
+
+    def search(
+        self,
+        run: Run,
+        stream: CandidateStream,
+        *,
+        checkpoint: str,
+        on_progress: Callable[[CandidateStream], None],
+    ) -> None:
+        """See `orchestrator.on_ray.search`."""
+        self._search(run, self._cluster, stream, checkpoint=checkpoint, on_progress=on_progress)
+
+    def retrain(
+        self,
+        run: Run,
+        models: Sequence[ModelPlan],
+        on_progress: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        """See `orchestrator.on_ray.retraining`."""
+        self._retrain(run, self._cluster, models, on_progress)
+
+
+@contextmanager
+def workers(run: Run, *, address: str | None, local: bool, wanted: bool) -> Iterator[Workers]:
+    """Connect to where the work is done, if any stage wants it."""
+    if local or not wanted:
+        yield LocalWorkers()
+        return
+    from orchestrator.on_ray.cluster import connect
+
+    logger.info("connecting to Ray %s", f"at {address}" if address else "on this machine")
+    with connect(address, user_code=run.config.user_code) as cluster:
+        logger.info("Ray has %d CPU cores and %d GPUs", cluster.num_cpus, cluster.num_gpus)
+        yield RayWorkers(cluster)
+
+
+def prepare_data(run: Run) -> None:
+    """Read, split, tokenise, pack."""
+    with Progress("data", total=0, unit="doc") as progress:
+        prepare(
+            run.config.data,
+            run.data_folder,
+            seed=run.config.seed,
+            on_progress=lambda what, done, total: progress.at(done, note=what),
+        )
+
+
+def check_data(run: Run) -> None:
+    """Check what needs the data: the batch fits, and some architecture meets the limits."""
+    for settings in (run.config.train, run.config.retrain):
+        check_batch(run.summary, batch_size=settings.batch_size)
+    run.limits.check_feasible(run.cost_model)
+
+
+def train(run: Run, on: Workers) -> None:
+    """Train the super-net."""
+    done = latest_checkpoint(run.store, SUPERNET, optimizer=False)
+    initial = done.step if done else 0
+    total = run.config.train.steps
+    with Progress("train", total=total, unit="step", initial=initial) as progress:
+        on.train(run, lambda row: _show_training(progress, row))
+        progress.at(total)
+
+
+def _show_training(progress: Progress, row: dict[str, Any]) -> None:
+    if row:
+        progress.at(row["step"], note=f"loss {row['loss_nats']:.3f} nats")
+
+
+def search(
+    run: Run, on: Workers, *, searcher: AskTell | None, checkpoint: str | None
+) -> None:
+    """Score candidates with inherited weights, then write the leaderboard."""
+    name = _checkpoint_to_search(run, checkpoint)
+    settings = run.config.search
+    stream = CandidateStream(
+        run.store,
+        run.space,
+        run.cost_model,
+        run.limits,
+        searcher or build_searcher(settings.searcher, run.space, seed=run.config.seed),
+        total=settings.candidates,
+        supernet_version=version_of(run.store, name),
+    )
+    with Progress(
+        "search", total=settings.candidates, unit="child", initial=stream.done
+    ) as progress:
+        on.search(run, stream, checkpoint=name, on_progress=partial(_show_search, progress))
+    write_leaderboard(run.store)
+
+
+def _show_search(progress: Progress, stream: CandidateStream) -> None:
+    best = stream.best
+    progress.at(stream.done, note=f"best {best['val_loss_nats']:.3f} nats" if best else "")
+
+
+def _checkpoint_to_search(run: Run, wanted: str | None) -> str:
+    if wanted:
+        name = load_checkpoint(run.store, f"{SUPERNET}/{wanted}", optimizer=False).name
+    else:
+        newest = latest_checkpoint(run.store, SUPERNET, optimizer=False)
+        if newest is None:
+            raise InvalidInput(
+                f"{run.store.uri} has no whole checkpoint of its super-net: run 'magic-nas train'"
+            )
+        name = newest.name
+    versions = {row["supernet_version"] for row in run.store.rows("score")}
+    if versions - {version_of(run.store, name)}:
+        raise RunConflict(
+            f"a search scores with one version of the weights, but {run.store.uri} has rows of "
+            f"{sorted(versions)[0]} and {name} is {version_of(run.store, name)}: search that "
+            f"checkpoint in another run's folder"
+        )
+    return name
+
+
+def retrain(run: Run, on: Workers) -> None:
+    """Train the best child, the hand-made baseline and the controls stand-alone; compare."""
+    models = _models_to_train(run)
+    todo = [m for m in models if not run.store.exists(f"{m.folder}/result.json")]
+    steps = {model.name: 0 for model in models}
+    total = run.config.retrain.steps * len(models)
+    steps.update({m.name: run.config.retrain.steps for m in models if m not in todo})
+    with Progress("retrain", total=total, unit="step") as progress:
+
+        def show(name: str, row: dict[str, Any]) -> None:
+            steps[name] = row["step"]
+            progress.at(sum(steps.values()), note=f"{name} {row['loss_nats']:.3f} nats")
+
+        if todo:
+            on.retrain(run, todo, show)
+        progress.at(total)
+    _compare(run, [run.store.read_json(f"{model.folder}/result.json") for model in models])
+
+
+def _models_to_train(run: Run) -> list[ModelPlan]:
+    frame = load_leaderboard(run.store.uri)
+    if frame.empty:
+        raise InvalidInput(f"no child was scored without an error in {run.store.uri}")
+    best = Architecture.parse(str(frame["architecture"].iloc[0]))
+    baseline = handmade_baseline(
+        run.space, run.cost_model, num_params=run.cost_model.cost(best).num_params
+    )
+    controls = random_controls(
+        run.space,
+        run.cost_model,
+        run.limits,
+        count=run.config.retrain.controls,
+        seed=run.config.seed,
+        exclude=[best, baseline],
+    )
+    named = [("best", best), ("baseline", baseline)]
+    named += [(f"control_{number}", control) for number, control in enumerate(controls)]
+    return [ModelPlan(name, architecture) for name, architecture in named]
+
+
+def _compare(run: Run, results: list[dict[str, Any]]) -> None:
+    unigram = {
+        split: unigram_nats(
+            run.data_folder, split, num_sequences=sequences, seed=run.config.seed
+        )
+        for split, sequences in (
+            ("valid", run.config.search.valid_sequences),
+            ("test", run.config.retrain.test_sequences),
+        )
+    }
+    bar = unigram["test"] - LEARNT_NATS
+    unlearnt = [
+        f"{result['name']} ({result['test_loss_nats']:.3f} nats)"
+        for result in results
+        if result["name"] in ("best", "baseline") and result["test_loss_nats"] > bar
+    ]
+    reason = (
+        f"{' and '.join(unlearnt)} did not come {LEARNT_NATS} nats below the training unigrams "
+        f"({unigram['test']:.3f} nats) on the test targets: train longer"
+        if unlearnt
+        else f"best child and baseline are {LEARNT_NATS} nats or more below the training unigrams"
+    )
+    update_info(
+        run.store,
+        models=results,
+        unigram_nats=unigram,
+        comparison={"valid": not unlearnt, "reason": reason},
+    )
+
+
+def export(run: Run) -> None:
+    """Hand the retrained best child over as a Hugging Face folder."""
+    from orchestrator.handover import export_best
+
+    export_best(run)
+
+
+def report(run: Run) -> None:
+    """Write the report."""
+    from orchestrator.report import write_report
+
+    write_report(run.store)
+
+
+def finished_models(run: Run) -> list[dict[str, Any]]:
+    """Results of stand-alone training; empty before that stage."""
+    models: list[dict[str, Any]] = read_info(run.store).get("models", [])
+    return models
