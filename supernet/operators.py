@@ -186,7 +186,8 @@ def initialise(module: nn.Module) -> None:
     """
     if isinstance(module, nn.Linear):
         nn.init.normal_(module.weight, std=INITIALIZER_RANGE)
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
     elif isinstance(module, nn.Embedding):
         nn.init.normal_(module.weight, std=INITIALIZER_RANGE)
 

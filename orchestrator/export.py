@@ -1,0 +1,170 @@
+"""The export: a child model as a Hugging Face folder that needs torch and transformers alone.
+
+Last in the flow. The folder carries copies of the files that define the network within
+magic-nas; nothing is defined twice.
+"""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from transformers import AutoTokenizer
+
+import supernet
+from orchestrator.leaderboard import human
+from orchestrator.operator_source import custom_sources
+from supernet.configuration_magic_nas import MagicNasConfig
+from supernet.errors import InvalidInput
+from supernet.model import SuperNet
+from supernet.modeling_magic_nas import MagicNasForMaskedLM
+from supernet.space import Architecture
+
+COPIED = (
+    "configuration_magic_nas.py",
+    "modeling_magic_nas.py",
+    "operators.py",
+    "text.py",
+)
+AUTO_MAP = {
+    "AutoConfig": "configuration_magic_nas.MagicNasConfig",
+    "AutoModel": "modeling_magic_nas.MagicNasModel",
+    "AutoModelForMaskedLM": "modeling_magic_nas.MagicNasForMaskedLM",
+}
+
+
+def export_model(
+    model: SuperNet,
+    *,
+    architecture: Architecture,
+    tokenizer_folder: Path,
+    folder: Path,
+    card: str,
+) -> None:
+    """Write a folder that `AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)`
+    loads; an older export there is replaced, once the new one is whole.
+
+    Args:
+        model: the super-net of the space that holds `architecture` alone.
+        tokenizer_folder: where the tokenizer was saved.
+        card: the text of README.md, as from `model_card`.
+
+    Raises:
+        InvalidInput: if the model holds more than the child, a user's operator cannot be
+            exported, or `folder` holds something else than an export.
+    """
+    _check_replaceable(folder)
+    exported = to_hugging_face(model, architecture)
+    sources = custom_sources(model)
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        exported.save_pretrained(partial)
+        _write_tokenizer(tokenizer_folder, partial, max_length=model.shape.max_length)
+        _write_code(partial, sources)
+        (partial / "README.md").write_text(card, encoding="utf-8")
+        _replace(folder, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def to_hugging_face(model: SuperNet, architecture: Architecture) -> MagicNasForMaskedLM:
+    """The child as a model of transformers that shares the super-net's tensors.
+
+    Raises:
+        InvalidInput: if the model holds more than the child.
+    """
+    if model.space.layers != tuple((name,) for name in architecture.operators):
+        raise InvalidInput(
+            f"an export holds one operator per layer, those of '{architecture}', but the model "
+            f"has {[list(names) for names in model.space.layers]}; build it from "
+            f"space.restricted_to(architecture)"
+        )
+    exported = MagicNasForMaskedLM(_configuration(model, architecture))
+    exported.load_state_dict(
+        {
+            name if name.startswith("head.") else f"magic_nas.{name}": tensor
+            for name, tensor in model.state_dict().items()
+        },
+        assign=True,
+    )
+    exported.eval()
+    return exported
+
+
+def _configuration(model: SuperNet, architecture: Architecture) -> MagicNasConfig:
+    shape = model.shape
+    return MagicNasConfig(
+        layers=architecture.operators,
+        operators={name: spec.to_dict() for name, spec in model.space.operators.items()},
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        embedding_size=shape.embedding_size,
+        max_position_embeddings=shape.max_length,
+        pad_token_id=shape.pad_id,
+        dropout=shape.dropout,
+        auto_map=dict(AUTO_MAP),
+    )
+
+
+def _write_tokenizer(source: Path, folder: Path, *, max_length: int) -> None:
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
+    tokenizer.model_max_length = max_length
+    tokenizer.save_pretrained(str(folder))
+
+
+def _write_code(folder: Path, sources: dict[str, str]) -> None:
+    for name in COPIED:
+        shutil.copyfile(Path(*supernet.__path__) / name, folder / name)
+    for name, text in sources.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _check_replaceable(folder: Path) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir() or (any(folder.iterdir()) and not (folder / COPIED[0]).exists()):
+        raise InvalidInput(
+            f"an export replaces an older export or an empty folder, but {folder} holds something "
+            f"else; name another folder"
+        )
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    replaced = folder.with_name(f".{folder.name}.replaced")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if folder.exists():
+        folder.rename(replaced)
+    partial.rename(folder)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The figures that a model card gives; losses are means over the masked test targets."""
+
+    run: str
+    architecture: Architecture
+    num_params: int
+    flops: int
+    test_loss_nats: float
+    baseline_loss_nats: float
+    baseline_num_params: int
+    unigram_nats: float
+    data: str
+
+
+def model_card(card: ModelCard) -> str:
+    """README.md of an export, with the front matter that the Hugging Face hub reads."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    environment.filters["human"] = human
+    return environment.get_template("model_card.md.j2").render(card=card)

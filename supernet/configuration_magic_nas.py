@@ -1,0 +1,45 @@
+"""The configuration of an exported child model; exported models carry a copy of this file."""
+
+from typing import Any
+
+from transformers import PreTrainedConfig
+
+
+class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
+    """A child model: its operators from the stem to the head, and the sizes that they share."""
+
+    model_type = "magic_nas"
+    attribute_map = {"num_hidden_layers": "num_layers"}
+
+    def __init__(
+        self,
+        *,
+        layers: tuple[str, ...] = ("attention", "feed_forward"),
+        operators: dict[str, dict[str, Any]] | None = None,
+        vocab_size: int = 8192,
+        hidden_size: int = 128,
+        embedding_size: int = 128,
+        max_position_embeddings: int = 64,
+        pad_token_id: int = 0,
+        dropout: float = 0.1,
+        **kwargs: Any,
+    ) -> None:
+        """Args: layers: the operator's name per layer; operators: name to kind and settings.
+
+        Left out, `operators` takes every name for a kind with its default settings.
+        """
+        self.layers = list(layers)
+        self.operators = (
+            {name: {"kind": name} for name in layers} if operators is None else operators
+        )
+        self.vocab_size = vocab_size
+        self.hidden_size = hidden_size
+        self.embedding_size = embedding_size
+        self.max_position_embeddings = max_position_embeddings
+        self.dropout = dropout
+        super().__init__(pad_token_id=pad_token_id, **kwargs)
+
+    @property
+    def num_layers(self) -> int:
+        """Operators from the stem to the head."""
+        return len(self.layers)

@@ -1,0 +1,138 @@
+"""A child model with the interface of transformers; exported models carry a copy of this file.
+
+It puts the super-net's own stem, chain and head behind `from_pretrained`, so there is one code
+path. An exported folder needs torch and transformers alone.
+
+B: sequences, T: tokens, D: hidden size, V: vocabulary.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+
+from .configuration_magic_nas import MagicNasConfig
+from .custom_operators import CUSTOM_KINDS
+from .operators import OPERATOR_KINDS, Chain, initialise
+from .text import MaskedLMHead, TextStem
+
+OPERATOR_KINDS.update(CUSTOM_KINDS)
+
+
+class MagicNasPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
+    """What the models below share: their configuration and how weights begin."""
+
+    config_class = MagicNasConfig
+    base_model_prefix = "magic_nas"
+    _supports_sdpa = True
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """As the super-net's weights begin; transformers guards weights that were loaded."""
+        if isinstance(module, nn.LayerNorm | nn.Conv1d):
+            module.reset_parameters()
+        initialise(module)
+        if isinstance(module, MaskedLMHead):
+            nn.init.zeros_(module.bias)
+        if module is self.get_input_embeddings() and not _was_loaded(module.weight):
+            with torch.no_grad():
+                module.weight[self.config.pad_token_id] = 0.0
+
+
+class MagicNasModel(MagicNasPreTrainedModel):
+    """Token ids to hidden states."""
+
+    def __init__(self, config: MagicNasConfig) -> None:
+        super().__init__(config)
+        self.stem = TextStem(
+            vocab_size=config.vocab_size,
+            max_length=config.max_position_embeddings,
+            hidden_size=config.hidden_size,
+            embedding_size=config.embedding_size,
+            pad_id=config.pad_token_id,
+            dropout=config.dropout,
+        )
+        self.chain = Chain(
+            [{name: config.operators[name]} for name in config.layers],
+            hidden_size=config.hidden_size,
+            dropout=config.dropout,
+        )
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        """The token embeddings."""
+        return self.stem.tokens
+
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
+        """Put other token embeddings in their place."""
+        self.stem.tokens = value
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> BaseModelOutput | tuple[torch.Tensor]:
+        """Args: all (B, T); attention_mask: 1 at real tokens, 0 at padding."""
+        mask_BT = None if attention_mask is None else attention_mask.bool()
+        hidden_BTD = self.stem(input_ids, token_type_ids)
+        hidden_BTD = self.chain(hidden_BTD, mask_BT, tuple(self.config.layers))
+        output = BaseModelOutput(last_hidden_state=hidden_BTD)
+        return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+
+
+class MagicNasForMaskedLM(MagicNasPreTrainedModel):
+    """Token ids to the logits of every token of the vocabulary, tied to the token embeddings."""
+
+    def __init__(self, config: MagicNasConfig) -> None:
+        super().__init__(config)
+        self.magic_nas = MagicNasModel(config)
+        self.head = MaskedLMHead(
+            vocab_size=config.vocab_size,
+            hidden_size=config.hidden_size,
+            embedding_size=config.embedding_size,
+        )
+        self.post_init()
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Resize the token embeddings, and the head's bias with them; new biases are 0."""
+        tokens: nn.Embedding = super().resize_token_embeddings(
+            new_num_tokens, pad_to_multiple_of, mean_resizing
+        )
+        bias_V = self.head.bias
+        added = tokens.num_embeddings - bias_V.shape[0]
+        if added:
+            resized_V = F.pad(bias_V.detach(), (0, added))
+            self.head.bias = nn.Parameter(resized_V, requires_grad=bias_V.requires_grad)
+        return tokens
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskedLMOutput | tuple[torch.Tensor, ...]:
+        """Args: all (B, T); labels: token ids, -100 where the loss leaves a token out."""
+        hidden_BTD = self.magic_nas(input_ids, attention_mask, token_type_ids)[0]
+        logits_BTV = self.head(hidden_BTD, self.get_input_embeddings().weight)
+        loss = (
+            None if labels is None else F.cross_entropy(logits_BTV.flatten(0, 1), labels.flatten())
+        )
+        output = MaskedLMOutput(loss=loss, logits=logits_BTV)
+        return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+
+
+def _was_loaded(parameter: torch.Tensor) -> bool:
+    return getattr(parameter, "_is_hf_initialized", False)
+
+
+def _wants_dict(return_dict: bool | None, config: MagicNasConfig) -> bool:
+    return bool(config.return_dict if return_dict is None else return_dict)
