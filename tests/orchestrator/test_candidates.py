@@ -143,7 +143,7 @@ def sit_through(store, searcher, *points):
 
 def proposed(store):
     return [
-        c for name in store.list(FOLDER) for c in store.read_json(f"{FOLDER}/{name}")["candidates"]
+        c for name in store.names(FOLDER) for c in store.read_json(f"{FOLDER}/{name}")["candidates"]
     ]
 
 
@@ -264,6 +264,31 @@ def test_a_pending_batch_goes_out_again_without_what_was_scored(store):
     again = stream_of(store).next_batch(4)
     assert again.batch_id == first.batch_id
     assert again.architectures == (first.architectures[0], *first.architectures[2:])
+
+
+def finish(stream, store, batch):
+    rows = [row_of(architecture) for architecture in batch.architectures]
+    store.row_writer("score").write(rows)
+    stream.tell(batch.batch_id, rows)
+
+
+def test_a_restored_searcher_is_told_only_what_came_after_its_state(store):
+    stream = stream_of(store)
+    first, second = stream.next_batch(3), stream.next_batch(3)
+    finish(stream, store, second)
+    stream.next_batch(3)  # its log holds a state that knows the second batch
+    finish(stream, store, first)
+    searcher = Recorded(build_searcher(SEARCHERS["random"], SPACE, seed=0))
+    stream_of(store, searcher)
+    assert searcher.told + searcher.refused == list(first.architectures)
+
+
+def test_the_first_row_of_a_candidate_that_was_scored_twice_counts(store):
+    architecture = stream_of(store, Scripted("skip-skip-skip-conv3")).next_batch(1).architectures[0]
+    rows = [row_of(architecture) | {"val_loss_nats": loss, "error": None} for loss in (2.0, 1.0)]
+    store.row_writer("score").write(rows)
+    stream = stream_of(store)
+    assert stream.done == 1 and stream.best["val_loss_nats"] == 2.0
 
 
 def test_a_search_may_be_lengthened(store):
