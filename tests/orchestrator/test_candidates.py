@@ -218,7 +218,7 @@ def test_a_batch_that_could_not_be_logged_was_never_handed_out(tmp_path, refused
     assert proposed(RunStore(broken)) == proposed(whole)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(st.data())
 @pytest.mark.parametrize("name", ["evolution", "user"])
 def test_any_order_of_batches_and_crashes_loses_and_doubles_nothing(tmp_path_factory, name, data):
