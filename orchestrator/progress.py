@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar where there is one, else a line per interval."""
+"""Progress of a stage: a bar on a terminal, elsewhere one line per interval with fixed columns."""
 
 import sys
 import time
@@ -11,24 +11,23 @@ LINE_S = 15.0
 
 
 class Progress:
-    """Done, in all, rate and time left of one stage."""
+    """Done, in all, rate and time left of one stage; `total` 0: not known."""
 
     def __init__(self, stage: str, *, total: int, unit: str, initial: int = 0) -> None:
-        terminal = sys.stderr.isatty()
+        self._stage = stage
+        self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
-            total=total,
+            total=total or None,
             initial=initial,
             desc=f"{stage:<8}",
-            unit=unit,
-            mininterval=0.2 if terminal else LINE_S,
-            maxinterval=1.0 if terminal else LINE_S,
-            dynamic_ncols=terminal,
-            ncols=None if terminal else 100,
-            ascii=not terminal,
-            leave=True,
+            unit=f" {unit}",
+            dynamic_ncols=True,
+            disable=not self._terminal,
         )
-        self._terminal = terminal
-        self._lined_at = time.monotonic()
+        self._total, self._unit, self._initial = total, unit, initial
+        self._done, self._note = initial, ""
+        self._began = time.monotonic()
+        self._lined_at = self._began
 
     def __enter__(self) -> "Progress":
         return self
@@ -40,10 +39,47 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self._bar.close()
+        if not self._terminal:
+            self._line()
 
     def at(self, done: int, note: str = "") -> None:
         """Say how many are done, with a note such as the loss."""
-        if done == self._bar.n and not note:
-            return
+        if done < self._done:
+            self._bar.reset()
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(done - self._bar.n)
+        self._done, self._note = done, note or self._note
+        if not self._terminal and time.monotonic() - self._lined_at >= LINE_S:
+            self._line()
+
+    def _line(self) -> None:
+        self._lined_at = time.monotonic()
+        print(
+            format_line(
+                self._stage,
+                done=self._done,
+                total=self._total,
+                fresh=self._done - self._initial,
+                seconds=self._lined_at - self._began,
+                unit=self._unit,
+                note=self._note,
+            ),
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def format_line(
+    stage: str, *, done: int, total: int, fresh: int, seconds: float, unit: str, note: str
+) -> str:
+    """`train     400/1,600  25%   4.2 step/s  left 04:45  loss 5.812 nats`.
+
+    `fresh` of those done were done in the last `seconds`; the rate and the time left follow.
+    """
+    rate = fresh / seconds if seconds > 0 else 0.0
+    count, left = f"{done:,}", ""
+    if total:
+        count = f"{done:,}/{total:,} {done / total:5.0%}"
+        minutes, rest = divmod(round((total - done) / rate), 60) if rate else (0, 0)
+        left = f"left {minutes:02d}:{rest:02d}" if rate else "left --:--"
+    return f"{stage:<8} {count:>18} {rate:8.1f} {unit}/s  {left:<11} {note}".rstrip()

@@ -99,7 +99,7 @@ def build_adamw(model: SuperNet, settings: OptimiserSettings) -> torch.optim.Ada
             {"params": free, "weight_decay": 0.0},
         ],
         lr=settings.learning_rate,
-        betas=(0.9, 0.999),
+        betas=(0.9, settings.adam_beta2),
         fused=True,
     )
 

@@ -100,6 +100,8 @@ class OptimiserSettings(Settings):
     warmup_steps: Annotated[int, Field(ge=0)] = 100
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.01
+    adam_beta2: Annotated[float, Field(ge=0.5, lt=1.0)] = 0.98
+    """Decay of AdamW's second moment; 0.98 as for RoBERTa, 0.999 as for BERT."""
     clip_norm: Annotated[float, Field(ge=0.0)] = 1.0
     """Largest norm of the gradient; 0: no clipping."""
     precision: Literal["fp32", "bf16"] = "fp32"

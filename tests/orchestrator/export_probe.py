@@ -13,7 +13,7 @@ class Refuse(importlib.abc.MetaPathFinder):
     """Makes the packages of magic-nas, and the user's own modules, as good as not installed."""
 
     def find_spec(self, fullname, path=None, target=None):
-        if fullname.split(".")[0] in {"supernet", "orchestrator", "evaluators", "user_operators"}:
+        if fullname.split(".")[0] in {"supernet", "orchestrator", "evaluators", "user_gate"}:
             raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
         return None
 

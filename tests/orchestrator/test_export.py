@@ -35,7 +35,7 @@ SPACE = SearchSpace.uniform(
         "feed_forward": OperatorSpec.of("feed_forward"),
         "conv3": OperatorSpec.of("separable_conv", kernel_size=3),
         "identity": OperatorSpec.of("identity"),
-        "gate": OperatorSpec.of("user_operators:Gate", inner_size=6),
+        "gate": OperatorSpec.of("user_gate:Gate", inner_size=6),
     },
 )
 SHAPE = TextShape(
@@ -170,9 +170,9 @@ def test_an_export_carries_the_network_s_own_files_unchanged(exports):
 
 
 def test_a_user_s_file_is_copied_with_its_import_of_our_operators(exports):
-    text = (exports / "custom" / "custom_user__operators.py").read_text()
+    text = (exports / "custom" / "custom_user__gate.py").read_text()
     assert "from .operators import FeedForward" in text
-    assert not (exports / "child" / "custom_user__operators.py").exists()
+    assert not (exports / "child" / "custom_user__gate.py").exists()
 
 
 def test_the_loss_is_the_cross_entropy_of_the_labelled_tokens_and_has_gradients():
