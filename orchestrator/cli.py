@@ -114,7 +114,8 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace) -> None:
     from orchestrator.config import load
-    from orchestrator.driver import CONFIG, run
+    from orchestrator.driver import run
+    from orchestrator.runs import CONFIG
     from orchestrator.store import RunStore
     from orchestrator.summary import print_summary
 

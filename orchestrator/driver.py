@@ -15,8 +15,8 @@ import yaml
 from orchestrator import stages
 from orchestrator.config import Config, parse
 from orchestrator.lease import hold_lease
-from orchestrator.runs import CONFIG, Run
 from orchestrator.runinfo import describe, is_finished, stage_record
+from orchestrator.runs import CONFIG, Run
 from orchestrator.searchers import AskTell
 from orchestrator.store import RunStore
 from orchestrator.validation import check_before_start
@@ -82,9 +82,7 @@ def search(
         InvalidInput: if there is no such run or its super-net is not trained.
     """
     config = Run.open(out).config
-    return run(
-        config, out=out, address=address, local=local, only=("search",), searcher=searcher
-    )
+    return run(config, out=out, address=address, local=local, only=("search",), searcher=searcher)
 
 
 def _work(

@@ -21,9 +21,7 @@ CPU = torch.device("cpu")
 def train_locally(run: Run, on_progress: Callable[[dict[str, Any]], None]) -> None:
     """Train the run's super-net."""
     sampler = run.sampler()
-    train_supernet(
-        run, make_engine=PlainEngine, plan=sampler.plan, report=on_progress, device=CPU
-    )
+    train_supernet(run, make_engine=PlainEngine, plan=sampler.plan, report=on_progress, device=CPU)
 
 
 def search_locally(

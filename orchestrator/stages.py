@@ -13,9 +13,9 @@ from orchestrator.baseline import handmade_baseline, random_controls
 from orchestrator.candidates import CandidateStream
 from orchestrator.leaderboard import load_leaderboard, write_leaderboard
 from orchestrator.progress import Progress
+from orchestrator.runinfo import update_info
 from orchestrator.runs import SUPERNET, Run
-from orchestrator.runinfo import read_info, update_info
-from orchestrator.searchers import AskTell, build_searcher
+from orchestrator.searchers import AskTell, as_ask_tell, build_searcher
 from orchestrator.training import ModelPlan
 from supernet.checkpoint import latest_checkpoint, load_checkpoint, version_of
 from supernet.data.masking import unigram_nats
@@ -146,9 +146,7 @@ def _show_training(progress: Progress, row: dict[str, Any]) -> None:
         progress.at(row["step"], note=f"loss {row['loss_nats']:.3f} nats")
 
 
-def search(
-    run: Run, on: Workers, *, searcher: AskTell | None, checkpoint: str | None
-) -> None:
+def search(run: Run, on: Workers, *, searcher: AskTell | None, checkpoint: str | None) -> None:
     """Score candidates with inherited weights, then write the leaderboard."""
     name = _checkpoint_to_search(run, checkpoint)
     settings = run.config.search
@@ -157,7 +155,7 @@ def search(
         run.space,
         run.cost_model,
         run.limits,
-        searcher or build_searcher(settings.searcher, run.space, seed=run.config.seed),
+        _searcher(run) if searcher is None else as_ask_tell(searcher, run.space),
         total=settings.candidates,
         supernet_version=version_of(run.store, name),
     )
@@ -166,6 +164,10 @@ def search(
     ) as progress:
         on.search(run, stream, checkpoint=name, on_progress=partial(_show_search, progress))
     write_leaderboard(run.store)
+
+
+def _searcher(run: Run) -> AskTell:
+    return build_searcher(run.config.search.searcher, run.space, seed=run.config.seed)
 
 
 def _show_search(progress: Progress, stream: CandidateStream) -> None:
@@ -235,9 +237,7 @@ def _models_to_train(run: Run) -> list[ModelPlan]:
 
 def _compare(run: Run, results: list[dict[str, Any]]) -> None:
     unigram = {
-        split: unigram_nats(
-            run.data_folder, split, num_sequences=sequences, seed=run.config.seed
-        )
+        split: unigram_nats(run.data_folder, split, num_sequences=sequences, seed=run.config.seed)
         for split, sequences in (
             ("valid", run.config.search.valid_sequences),
             ("test", run.config.retrain.test_sequences),
@@ -275,9 +275,3 @@ def report(run: Run) -> None:
     from orchestrator.report import write_report
 
     write_report(run.store)
-
-
-def finished_models(run: Run) -> list[dict[str, Any]]:
-    """Results of stand-alone training; empty before that stage."""
-    models: list[dict[str, Any]] = read_info(run.store).get("models", [])
-    return models

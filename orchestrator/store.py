@@ -26,12 +26,10 @@ class RunStore:
 
     def __init__(self, root: str | Path) -> None:
         text = str(root)
-        self._files, self._root = (
-            fs.FileSystem.from_uri(text)
-            if "://" in text
-            else (fs.LocalFileSystem(), os.path.abspath(text))
-        )
-        self.uri = text if "://" in text else self._root
+        remote = "://" in text
+        self._files: Any = fs.FileSystem.from_uri(text)[0] if remote else fs.LocalFileSystem()
+        self._root: str = fs.FileSystem.from_uri(text)[1] if remote else os.path.abspath(text)
+        self.uri = text if remote else self._root
 
     @property
     def name(self) -> str:

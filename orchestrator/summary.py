@@ -3,8 +3,8 @@
 from typing import Any
 
 from orchestrator.leaderboard import format_leaderboard, load_leaderboard
-from orchestrator.runs import Run
 from orchestrator.runinfo import read_info
+from orchestrator.runs import Run
 
 WRITTEN = {
     "leaderboard.parquet": "every scored child",
@@ -35,8 +35,8 @@ def format_comparison(info: dict[str, Any]) -> str:
     lines = ["Trained stand-alone   test loss   accuracy   parameters"]
     for model in info["models"]:
         lines.append(
-            f"  {model['name']:<19} {model['test_loss_nats']:6.3f} nats {model['masked_accuracy']:9.1%}"
-            f" {model['num_params']:12,}"
+            f"  {model['name']:<19} {model['test_loss_nats']:6.3f} nats"
+            f" {model['masked_accuracy']:9.1%} {model['num_params']:12,}"
         )
     lines.append(f"  {'training unigrams':<19} {info['unigram_nats']['test']:6.3f} nats")
     verdict = "" if info["comparison"]["valid"] else "The comparison is not valid: "

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from orchestrator.runs import SUPERNET, Run
 from orchestrator.runinfo import library_versions
+from orchestrator.runs import SUPERNET, Run
 from orchestrator.store import RunStore
 from supernet.checkpoint import latest_checkpoint
 from supernet.engine import Engine
@@ -94,7 +94,12 @@ def train_supernet(
 
 
 def retrain_model(
-    run: Run, model_plan: ModelPlan, *, make_engine: MakeEngine, report: Report, device: torch.device
+    run: Run,
+    model_plan: ModelPlan,
+    *,
+    make_engine: MakeEngine,
+    report: Report,
+    device: torch.device,
 ) -> None:
     """Train one child stand-alone from fresh weights and write its result.
 

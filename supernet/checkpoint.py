@@ -98,9 +98,7 @@ def load_checkpoint(files: Files, name: str, *, optimizer: bool = True) -> Check
     return Checkpoint(name, step, weights, state)
 
 
-def latest_checkpoint(
-    files: Files, folder: str, *, optimizer: bool = True
-) -> Checkpoint | None:
+def latest_checkpoint(files: Files, folder: str, *, optimizer: bool = True) -> Checkpoint | None:
     """The newest checkpoint that is whole, or None; says which damaged ones it passed over."""
     for name in reversed(_folders(files, folder)):
         try:

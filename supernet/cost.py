@@ -4,6 +4,7 @@ Counted on the exported child: stem and head included, tied embeddings once.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -32,9 +33,7 @@ class CostModel:
             model.stem.flops(length) + model.head.flops(length),
         )
         self._operators = {
-            (layer, name): Cost(
-                count_params(operator := model.operator(layer, name)), operator.flops(length)
-            )
+            (layer, name): _cost_of(model.operator(layer, name), length)
             for layer, names in enumerate(space.layers)
             for name in names
         }
@@ -54,6 +53,10 @@ class CostModel:
         return self._space.cheapest(
             lambda layer, name: getattr(self._operators[layer, name], metric)
         )
+
+
+def _cost_of(operator: Any, length: int) -> Cost:
+    return Cost(count_params(operator), operator.flops(length))
 
 
 def count_params(module: nn.Module) -> int:

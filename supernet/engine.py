@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
+from torch import nn
 
 from supernet.model import SuperNet
 from supernet.settings import OptimiserSettings
@@ -90,7 +91,8 @@ class PlainEngine:
 
 def build_adamw(model: SuperNet, settings: OptimiserSettings) -> torch.optim.AdamW:
     """AdamW; as for BERT, biases and normalisation are left out of the weight decay."""
-    decayed, free = [], []
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
     for parameter in model.parameters():
         (decayed if parameter.ndim > 1 else free).append(parameter)
     return torch.optim.AdamW(

@@ -107,7 +107,9 @@ class SuperNet(nn.Module):
 
     def operator(self, layer: int, name: str) -> nn.Module:
         """One candidate operator."""
-        return self.chain.layers[layer][name]  # type: ignore[index, return-value]
+        candidates = self.chain.layers[layer]
+        assert isinstance(candidates, nn.ModuleDict)
+        return candidates[name]
 
     def only_path_requires_grad(self, *paths: Architecture) -> None:
         """Let the operators of these paths learn, with stem and head, and freeze all others."""

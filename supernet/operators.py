@@ -170,11 +170,11 @@ def build_operator(spec: Mapping[str, Any], *, hidden_size: int, dropout: float)
     """
     settings = {key: value for key, value in spec.items() if key != "kind"}
     try:
-        module = operator_class(spec["kind"])(
-            hidden_size=hidden_size, dropout=dropout, **settings
-        )
+        module = operator_class(spec["kind"])(hidden_size=hidden_size, dropout=dropout, **settings)
     except TypeError as error:
-        raise ValueError(f"operator kind {spec['kind']!r} with settings {settings}: {error}") from None
+        raise ValueError(
+            f"operator kind {spec['kind']!r} with settings {settings}: {error}"
+        ) from None
     return module.apply(initialise)
 
 

@@ -49,9 +49,7 @@ class MagicTSampler:
 
     _STRIDE = 1024
 
-    def __init__(
-        self, space: SearchSpace, *, seed: int, phase: int = 0, changes: int = 1
-    ) -> None:
+    def __init__(self, space: SearchSpace, *, seed: int, phase: int = 0, changes: int = 1) -> None:
         self._space = space
         self._stream = f"magic_t:{seed}:{phase}"
         self._changes = changes
@@ -62,7 +60,7 @@ class MagicTSampler:
     def plan(self, start: int, count: int) -> list[Paths]:
         """One path per step, each differing from the one before in exactly `changes` layers."""
         step, path = self._landmark_before(start)
-        paths = []
+        paths: list[Paths] = []
         while step < start + count:
             if step >= start:
                 paths.append((path,))

@@ -13,6 +13,15 @@ Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
 Positive = Annotated[int, Field(ge=1)]
 
 
+DEFAULT_CANDIDATES: dict[str, dict[str, Any]] = {
+    "attention": {"kind": "attention", "heads": 4},
+    "feed_forward": {"kind": "feed_forward"},
+    "conv3": {"kind": "separable_conv", "kernel_size": 3},
+    "conv7": {"kind": "separable_conv", "kernel_size": 7},
+    "identity": {"kind": "identity"},
+}
+
+
 class Settings(BaseModel):
     """What all settings share: frozen, no unknown keys, no number read from a string."""
 
@@ -31,7 +40,7 @@ class DataSettings(Settings):
     max_mb: Annotated[float, Field(gt=0)] | None = None
     """Stop reading the source after so many megabytes of text."""
     tokenizer: str | None = None
-    """A tokenizer's folder or hub name; none: train a WordPiece vocabulary on the training split."""
+    """A tokenizer's folder or hub name; none: train WordPiece on the training split."""
     vocab_size: Annotated[int, Field(ge=128)] = 8192
     lowercase: bool = True
     sequence_length: Annotated[int, Field(ge=8, le=4096)] = 64
@@ -50,13 +59,7 @@ class SpaceSettings(Settings):
     """Width of the token embeddings; none: the hidden size."""
     dropout: Fraction = 0.1
     candidates: dict[str, dict[str, Any]] = Field(
-        default_factory=lambda: {
-            "attention": {"kind": "attention", "heads": 4},
-            "feed_forward": {"kind": "feed_forward"},
-            "conv3": {"kind": "separable_conv", "kernel_size": 3},
-            "conv7": {"kind": "separable_conv", "kernel_size": 7},
-            "identity": {"kind": "identity"},
-        },
+        default=DEFAULT_CANDIDATES,
         min_length=1,
     )
     """Operator name to its kind and settings, for every layer that `per_layer` does not name."""

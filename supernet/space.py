@@ -134,8 +134,7 @@ class SearchSpace:
     def contains(self, architecture: Architecture) -> bool:
         """Whether the architecture is one of this space's."""
         return len(architecture) == len(self.layers) and all(
-            name in names
-            for name, names in zip(architecture.operators, self.layers, strict=True)
+            name in names for name, names in zip(architecture.operators, self.layers, strict=True)
         )
 
     def check(self, architecture: Architecture) -> Architecture:
@@ -150,7 +149,8 @@ class SearchSpace:
         ):
             if name not in names:
                 raise InvalidInput(
-                    f"layer {number} may hold one of {list(names)}, but '{architecture}' has {name!r}"
+                    f"layer {number} may hold one of {list(names)}, but '{architecture}' has "
+                    f"{name!r}"
                 )
         return architecture
 
@@ -190,7 +190,9 @@ class SearchSpace:
     def cheapest(self, cost: Callable[[int, str], float]) -> Architecture:
         """The architecture with the least sum of `cost(layer, operator name)`."""
         return Architecture(
-            tuple(min(names, key=lambda n: cost(layer, n)) for layer, names in enumerate(self.layers))
+            tuple(
+                min(names, key=lambda n: cost(layer, n)) for layer, names in enumerate(self.layers)
+            )
         )
 
     def restricted_to(self, architecture: Architecture) -> "SearchSpace":

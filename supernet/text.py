@@ -83,7 +83,9 @@ class MaskedLMHead(nn.Module):
 
     def forward(self, hidden_ND: torch.Tensor, token_embeddings_VE: torch.Tensor) -> torch.Tensor:
         """Hidden states (…, D) at the positions asked for, and the tied embeddings, to (…, V)."""
-        return F.linear(self.norm(F.gelu(self.transform(hidden_ND))), token_embeddings_VE, self.bias)
+        return F.linear(
+            self.norm(F.gelu(self.transform(hidden_ND))), token_embeddings_VE, self.bias
+        )
 
     def flops(self, length: int) -> int:
         """Floating-point operations for `length` positions."""

@@ -6,8 +6,8 @@ import ray
 import torch
 
 from evaluators.evaluator import Evaluator
-from orchestrator.runs import SUPERNET, Run
-from supernet.checkpoint import latest_checkpoint, load_checkpoint, version_of
+from orchestrator.runs import Run
+from supernet.checkpoint import load_checkpoint, version_of
 from supernet.sampler import Paths
 from supernet.space import Architecture
 
@@ -17,8 +17,7 @@ def actor_options(run: Run, role: str) -> dict[str, Any]:
     return {"name": f"{role}:{run.store.uri}", "num_cpus": 0, "max_restarts": -1}
 
 
-@ray.remote
-class PathSamplerActor:
+class PathSamplerHost:
     """Emits the paths of super-net training; a pure function, so it may start again at will."""
 
     def __init__(self, run_uri: str) -> None:
@@ -29,8 +28,7 @@ class PathSamplerActor:
         return self._sampler.plan(start, count)
 
 
-@ray.remote
-class SuperNetActor:
+class SuperNetHost:
     """Owns the published weights of a run's super-net, and says how training goes.
 
     When it dies it starts again and publishes from the checkpoint once more when asked.
@@ -72,8 +70,7 @@ class SuperNetActor:
         return [self._weights[self.publish(checkpoint)]]
 
 
-@ray.remote
-class EvaluatorActor:
+class EvaluatorHost:
     """Maps the published weights read-only and scores children on the fixed valid batches."""
 
     def __init__(self, run_uri: str, supernet: Any, checkpoint: str) -> None:
@@ -99,7 +96,6 @@ class EvaluatorActor:
         return self._evaluator.score(Architecture.parse(architecture)).to_row()
 
 
-def newest_checkpoint_name(run: Run) -> str | None:
-    """The newest whole checkpoint of the super-net."""
-    checkpoint = latest_checkpoint(run.store, SUPERNET, optimizer=False)
-    return checkpoint.name if checkpoint else None
+PathSamplerActor = ray.remote(PathSamplerHost)
+SuperNetActor = ray.remote(SuperNetHost)
+EvaluatorActor = ray.remote(EvaluatorHost)

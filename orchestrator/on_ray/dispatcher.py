@@ -21,8 +21,7 @@ ATTEMPTS = 3
 Row = dict[str, Any]
 
 
-@ray.remote
-class DispatcherActor:
+class Dispatcher:
     """Scores batches of children on a pool of evaluators.
 
     Args:
@@ -81,6 +80,9 @@ class DispatcherActor:
             "supernet_version": self._version,
             "error": f"{ATTEMPTS} evaluators died: {problem}",
         }
+
+
+DispatcherActor = ray.remote(Dispatcher)
 
 
 def start_evaluators(run: Run, cluster: Cluster, supernet: Any, checkpoint: str) -> list[Any]:
