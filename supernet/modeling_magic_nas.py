@@ -28,7 +28,10 @@ class MagicNasPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
     _supports_sdpa = True
 
     def _init_weights(self, module: nn.Module) -> None:
-        """As the super-net's weights begin; transformers guards weights that were loaded."""
+        """As the super-net's weights begin; transformers guards weights that were loaded.
+
+        Its guard is in the functions of `nn.init`: for the row of padding it has to be our own.
+        """
         if isinstance(module, nn.LayerNorm | nn.Conv1d):
             module.reset_parameters()
         initialise(module)
