@@ -71,6 +71,7 @@ def _trial(config: dict[str, Any], run_uri: str, models: list[ModelPlan]) -> Non
     run = Run.open(run_uri)
     (model,) = [model for model in models if model.name == config["model"]]
     cuda = torch.cuda.is_available()
+    os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it; a Tune trial is a world of its own
     with tempfile.TemporaryDirectory() as folder:
         dist.init_process_group(
             "nccl" if cuda else "gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1
