@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ WORKER_ENV = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
+CONNECT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ def connect(address: str | None, *, user_code: str | None) -> Iterator[Cluster]:
     Raises:
         InvalidInput: if no cluster answers at the address.
     """
+    if address:
+        _check_answers(address)
     os.environ.update(WORKER_ENV)
     runtime_env: dict[str, Any] = {"env_vars": WORKER_ENV}
     if user_code:
@@ -87,3 +91,17 @@ def connect(address: str | None, *, user_code: str | None) -> Iterator[Cluster]:
         yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself would try an address where nothing listens for many minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot reach a Ray cluster at {address}: {error}; start one with 'ray start --head' "
+            f"there, mend the address, or leave out --address for a local one"
+        ) from None
