@@ -66,7 +66,7 @@ def config_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     folder = tmp_path_factory.mktemp("text")
     rng = random.Random(0)
-    documents = "\n".join(" ".join(rng.choices(WORDS, k=30)) for _ in range(600))
+    documents = "\n".join(" ".join(rng.choices(SENTENCE.split(), k=30)) for _ in range(600))
     (folder / "text.txt").write_text(documents)
     (folder / "config.yaml").write_text(CONFIG.format(text=folder / "text.txt"))
     return folder / "config.yaml"
