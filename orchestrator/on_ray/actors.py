@@ -12,9 +12,18 @@ from supernet.sampler import Paths
 from supernet.space import Architecture
 
 
+def actor_name(run: Run, role: str) -> str:
+    """What the dashboard calls it, and how other actors of the run find it."""
+    return f"{role}:{run.store.uri}"
+
+
 def actor_options(run: Run, role: str) -> dict[str, Any]:
-    """Name and restarts of an actor that takes no CPU of its own."""
-    return {"name": f"{role}:{run.store.uri}", "num_cpus": 0, "max_restarts": -1}
+    """Name and restarts of an actor that takes no CPU of its own.
+
+    An actor that may start again gets plain values only: handles among its arguments would not
+    outlive the driver's memory of them.
+    """
+    return {"name": actor_name(run, role), "num_cpus": 0, "max_restarts": -1}
 
 
 class PathSamplerHost:
@@ -73,9 +82,10 @@ class SuperNetHost:
 class EvaluatorHost:
     """Maps the published weights read-only and scores children on the fixed valid batches."""
 
-    def __init__(self, run_uri: str, supernet: Any, checkpoint: str) -> None:
+    def __init__(self, run_uri: str, checkpoint: str) -> None:
         torch.set_num_threads(1)
         run = Run.open(run_uri)
+        supernet = ray.get_actor(actor_name(run, "supernet"))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         (reference,) = ray.get(supernet.weights.remote(checkpoint))
         self._evaluator = Evaluator(

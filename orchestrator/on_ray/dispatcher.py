@@ -10,7 +10,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
-from orchestrator.on_ray.actors import EvaluatorActor, actor_options
+from orchestrator.on_ray.actors import EvaluatorActor, actor_name, actor_options
 from orchestrator.on_ray.cluster import Cluster
 from orchestrator.runs import Run
 from supernet.space import Architecture
@@ -26,18 +26,19 @@ class Dispatcher:
 
     Args:
         run_uri: the run's folder.
-        evaluators: the pool.
+        evaluators: how many evaluators there are.
+        version: of the weights, for the row of a child that no evaluator survived.
     """
 
-    def __init__(self, run_uri: str, evaluators: list[Any], version: str) -> None:
+    def __init__(self, run_uri: str, evaluators: int, version: str) -> None:
         self._run = Run.open(run_uri)
         self._version = version
         self._writer = self._run.store.row_writer("score")
         self._rows: dict[int, list[Row]] = {}
         self._scored = {row["architecture"] for row in self._run.store.rows("score")}
         self._free: asyncio.Queue[Any] = asyncio.Queue()
-        for evaluator in evaluators:
-            self._free.put_nowait(evaluator)
+        for number in range(evaluators):
+            self._free.put_nowait(ray.get_actor(evaluator_name(self._run, number)))
 
     async def score_batch(self, batch_id: int) -> int:
         """Score what the batch log names; once this returns, the rows outlive a crash."""
@@ -85,7 +86,12 @@ class Dispatcher:
 DispatcherActor = ray.remote(Dispatcher)
 
 
-def start_evaluators(run: Run, cluster: Cluster, supernet: Any, checkpoint: str) -> list[Any]:
+def evaluator_name(run: Run, number: int) -> str:
+    """The name of one evaluator of the pool."""
+    return actor_name(run, f"evaluator-{number}")
+
+
+def start_evaluators(run: Run, cluster: Cluster, checkpoint: str) -> list[Any]:
     """One evaluator per slot, or as many as the settings ask for; waits until all are ready."""
     count = cluster.workers(run.config.search.evaluators, setting="search.evaluators")
     resources = cluster.slot_resources
@@ -93,7 +99,7 @@ def start_evaluators(run: Run, cluster: Cluster, supernet: Any, checkpoint: str)
         EvaluatorActor.options(
             **actor_options(run, f"evaluator-{number}")
             | {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
-        ).remote(run.store.uri, supernet, checkpoint)
+        ).remote(run.store.uri, checkpoint)
         for number in range(count)
     ]
     ray.get([evaluator.ready.remote() for evaluator in evaluators])

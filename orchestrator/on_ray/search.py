@@ -38,10 +38,10 @@ def search_on_ray(
     """
     supernet = SuperNetActor.options(**actor_options(run, "supernet")).remote(run.store.uri)
     version = ray.get(supernet.publish.remote(checkpoint))
-    evaluators = start_evaluators(run, cluster, supernet, checkpoint)
+    evaluators = start_evaluators(run, cluster, checkpoint)
     dispatcher = DispatcherActor.options(
         **actor_options(run, "dispatcher") | {"max_concurrency": 1000}
-    ).remote(run.store.uri, evaluators, version)
+    ).remote(run.store.uri, len(evaluators), version)
     settings = run.config.search
     searcher = BatchSearcher(
         stream,
