@@ -22,6 +22,14 @@ from supernet.settings import (
 )
 
 
+_KINDS = {
+    "model_type": "hold keys and values",
+    "dict_type": "hold keys and values",
+    "tuple_type": "be a list",
+}
+"""Where pydantic's words are about Python's types."""
+
+
 class SearchSettings(Settings):
     """How children are proposed and scored."""
 
@@ -117,7 +125,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise InvalidInput(f"--set {override}: {name!r} holds {inner!r}, not further keys")
         values = inner
-    values[last] = _scalar(text)
+    try:
+        values[last] = _scalar(text)
+    except yaml.YAMLError as error:
+        raise InvalidInput(f"--set {override}: the value is not valid YAML: {error}") from None
 
 
 def _scalar(text: str) -> Any:
@@ -141,7 +152,10 @@ def _explain(error: dict[str, Any]) -> str:
     rule = error["msg"].removeprefix("Value error, ")
     if error["type"] == "value_error":
         return f"{place}: {rule}"
-    return f"{place}: {rule[0].lower()}{rule[1:]}, but got {error['input']!r}"
+    if error["type"] in _KINDS:
+        return f"{place} must {_KINDS[error['type']]}, but got {error['input']!r}"
+    rule = f"{rule[0].lower()}{rule[1:]}".replace("input should", "it must")
+    return f"{place}: {rule}, but got {error['input']!r}"
 
 
 def _known_keys(path: tuple[Any, ...]) -> list[str]:

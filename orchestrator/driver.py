@@ -14,7 +14,7 @@ import yaml
 
 from orchestrator import stages
 from orchestrator.config import Config, parse
-from orchestrator.lease import hold_lease
+from orchestrator.lease import LEASE, hold_lease
 from orchestrator.runinfo import describe, is_finished, stage_record
 from orchestrator.runs import CONFIG, Run
 from orchestrator.searchers import AskTell
@@ -58,14 +58,19 @@ def run(
     check_before_start(config, local=local, address=address)
     store = RunStore(out)
     _refuse_other_configuration(store, config)
+    todo = [stage for stage in STAGES if stage in only and not is_finished(store, stage)]
+    _refuse_missing_stage(store, only, todo)
     this = Run(store, config)
     with _nothing_left_behind(store), hold_lease(store):
+        if todo:
+            store.write_bytes(CONFIG, config.to_yaml().encode())
+            describe(store, seed=config.seed)
         if "data" in only:
             _once(this, "data", lambda: stages.prepare_data(this))
         stages.check_data(this)
-        store.write_bytes(CONFIG, config.to_yaml().encode())
-        describe(store, seed=config.seed)
-        _work(this, only, address, local, searcher, checkpoint)
+        if checkpoint and is_finished(store, "train"):
+            stages.checkpoint_to_search(this, checkpoint)
+        _work(this, only, todo, address, local, searcher, checkpoint)
     return this
 
 
@@ -88,12 +93,12 @@ def search(
 def _work(
     this: Run,
     only: Sequence[str],
+    todo: Sequence[str],
     address: str | None,
     local: bool,
     searcher: AskTell | None,
     checkpoint: str | None,
 ) -> None:
-    todo = [stage for stage in only if not is_finished(this.store, stage)]
     with stages.workers(this, address=address, local=local, wanted=_any_work(todo)) as on:
         work: dict[str, Callable[[], None]] = {
             "train": lambda: stages.train(this, on),
@@ -115,23 +120,30 @@ def _once(this: Run, stage: str, work: Callable[[], None]) -> None:
     if is_finished(this.store, stage):
         logger.info("%s: finished before, skipped", stage)
         return
-    before = STAGES[: STAGES.index(stage)]
-    missing = [name for name in before if name != "report" and not is_finished(this.store, name)]
-    if missing:
-        raise InvalidInput(
-            f"'{stage}' needs the stages before it, but '{missing[0]}' is not finished in "
-            f"{this.store.uri}: run 'magic-nas {missing[0]}' or 'magic-nas run' first"
-        )
     with stage_record(this.store, stage):
         work()
 
 
+def _refuse_missing_stage(store: RunStore, only: Sequence[str], todo: Sequence[str]) -> None:
+    if not todo:
+        return
+    before = STAGES[: STAGES.index(todo[0])]
+    missing = [name for name in before if name not in only and not is_finished(store, name)]
+    if missing:
+        command = "train" if missing[0] == "data" else missing[0]
+        raise InvalidInput(
+            f"'{todo[0]}' needs the stages before it, but '{missing[0]}' is not finished in "
+            f"{store.uri}: run 'magic-nas {command}' or 'magic-nas run' first, or check --out"
+        )
+
+
 def _refuse_other_configuration(store: RunStore, config: Config) -> None:
     if not store.exists(CONFIG):
-        if store.names(""):
+        foreign = [name for name in store.names("") if name != LEASE]
+        if foreign:
             raise RunConflict(
                 f"the output folder must be new, empty or a run's, but {store.uri} holds "
-                f"{', '.join(store.names('')[:3])}: give another folder with --out"
+                f"{', '.join(foreign[:3])}: give another folder with --out"
             )
         return
     try:
@@ -167,11 +179,14 @@ def _differences(
 
 @contextmanager
 def _nothing_left_behind(store: RunStore) -> Iterator[None]:
-    """Where bad input stops a run before its first training step, remove the folder again."""
-    existed = store.exists(CONFIG)
+    """Where bad input stops a new run before its first training step, remove its files again."""
+    folder_existed, run_existed = store.exists(), store.exists(CONFIG)
     try:
         yield
+    except RunConflict:
+        raise
     except InvalidInput:
-        if not existed and not store.names("supernet"):
-            store.delete("")
+        if not run_existed and not store.names("supernet"):
+            for name in store.names("") if folder_existed else [""]:
+                store.delete(name)
         raise

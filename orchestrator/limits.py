@@ -73,21 +73,22 @@ class Limits:
         return all(bound.allows(getattr(cost, bound.metric)) for bound in self.bounds)
 
     def check_feasible(self, cost_model: "CostModel") -> None:
-        """Refuse an upper bound that even the cheapest child exceeds.
+        """Refuse a bound that no child meets: one below the cheapest or above the dearest.
 
         Raises:
-            InvalidInput: with the smallest possible value and the child that has it.
+            InvalidInput: with the smallest or largest possible value and the child that has it.
         """
         for bound in self.bounds:
-            if bound.symbol not in ("<=", "<"):
-                continue
-            cheapest = cost_model.cheapest(bound.metric)
-            least = getattr(cost_model.cost(cheapest), bound.metric)
-            if not bound.allows(least):
+            upper = bound.symbol in ("<=", "<")
+            nearest = (cost_model.cheapest if upper else cost_model.dearest)(bound.metric)
+            value = getattr(cost_model.cost(nearest), bound.metric)
+            if not bound.allows(value):
                 raise InvalidInput(
-                    f"no architecture of the space has {bound}: the smallest possible "
-                    f"{bound.metric} is {least:,}, of '{cheapest}'; raise the limit, or shrink the "
-                    f"vocabulary, the hidden size or the operators"
+                    f"no architecture of the space has {bound}: the "
+                    f"{'smallest' if upper else 'largest'} possible {bound.metric} is {value:,}, "
+                    f"of '{nearest}'; {'raise' if upper else 'lower'} the limit, or "
+                    f"{'shrink' if upper else 'enlarge'} the vocabulary, the hidden size or the "
+                    f"operators"
                 )
 
     def __str__(self) -> str:

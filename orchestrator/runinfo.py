@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 
 from orchestrator.store import RunStore
+from supernet.errors import StorageFailed
 
 RUN_INFO = "run.json"
 LIBRARIES = ("magic-nas", "ray", "deepspeed", "torch", "transformers", "datasets", "tokenizers")
@@ -79,7 +80,8 @@ def stage_record(store: RunStore, stage: str) -> Iterator[None]:
         if store.exists():
             earlier = read_info(store).get("interrupted_s", {})
             spent += time.monotonic() - began
-            update_info(store, interrupted_s={**earlier, stage: spent})
+            with suppress(StorageFailed):  # on a full disk, what failed first is the news
+                update_info(store, interrupted_s={**earlier, stage: spent})
         raise
     record = {
         "wall_s": round(spent + time.monotonic() - began, 1),

@@ -4,6 +4,7 @@ Where the work is done is behind `Workers`: on Ray, or in this process.
 """
 
 import logging
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -114,7 +115,10 @@ def workers(run: Run, *, address: str | None, local: bool, wanted: bool) -> Iter
 
 
 def prepare_data(run: Run) -> None:
-    """Read, split, tokenise, pack."""
+    """Read, split, tokenise, pack; what an attempt that was killed has left is removed first."""
+    run.store.delete("data")
+    for left in run.data_folder.parent.glob(".data-*"):
+        shutil.rmtree(left)
     with Progress("data", total=0, unit="doc") as progress:
         prepare(
             run.config.data,
@@ -148,7 +152,7 @@ def _show_training(progress: Progress, row: dict[str, Any]) -> None:
 
 def search(run: Run, on: Workers, *, searcher: AskTell | None, checkpoint: str | None) -> None:
     """Score candidates with inherited weights, then write the leaderboard."""
-    name = _checkpoint_to_search(run, checkpoint)
+    name = checkpoint_to_search(run, checkpoint)
     settings = run.config.search
     stream = CandidateStream(
         run.store,
@@ -175,8 +179,19 @@ def _show_search(progress: Progress, stream: CandidateStream) -> None:
     progress.at(stream.done, note=f"best {best['val_loss_nats']:.3f} nats" if best else "")
 
 
-def _checkpoint_to_search(run: Run, wanted: str | None) -> str:
+def checkpoint_to_search(run: Run, wanted: str | None) -> str:
+    """The name of the wanted checkpoint, or of the newest whole one.
+
+    Raises:
+        InvalidInput: if it is not there or damaged, or the run has scores of another one.
+    """
     if wanted:
+        there = run.store.names(SUPERNET)
+        if wanted not in there:
+            raise InvalidInput(
+                f"--checkpoint must be one of {', '.join(there)}, but got {wanted!r}: name one of "
+                f"them, or leave it out for the newest"
+            )
         name = load_checkpoint(run.store, f"{SUPERNET}/{wanted}", optimizer=False).name
     else:
         newest = latest_checkpoint(run.store, SUPERNET, optimizer=False)

@@ -53,13 +53,19 @@ class RunStore:
         return bool(self._files.get_file_info(self._full(name)).type != fs.FileType.NotFound)
 
     def names(self, folder: str) -> list[str]:
-        """Names of what lies directly in a folder, sorted; none where there is no folder."""
+        """Names of what lies directly in a folder, sorted; none where there is no folder.
+
+        Raises:
+            InvalidInput: if there is a file in its place.
+        """
         selector = fs.FileSelector(self._full(folder), allow_not_found=True)
-        return sorted(
-            info.base_name
-            for info in self._files.get_file_info(selector)
-            if not info.base_name.startswith(".")
-        )
+        try:
+            found = self._files.get_file_info(selector)
+        except NotADirectoryError:
+            raise InvalidInput(
+                f"{self._full(folder)} must be a folder, but is a file: name another with --out"
+            ) from None
+        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
     def read_bytes(self, name: str) -> bytes:
         """A file's content.

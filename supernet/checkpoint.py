@@ -62,7 +62,9 @@ def save_checkpoint(
     extra: Mapping[str, Any],
     keep: int,
 ) -> str:
-    """Write the checkpoint of a step, then remove all but the newest `keep`; returns its name.
+    """Write the checkpoint of a step, then remove all but it and the `keep` - 1 before; its name.
+
+    Unfinished ones go, and later ones: training fell back from them, for they are damaged.
 
     Raises:
         StorageFailed: if the storage refuses; the checkpoints before are intact.
@@ -75,8 +77,12 @@ def save_checkpoint(
         digests[file] = hashlib.sha256(data).hexdigest()
         files.write_bytes(f"{name}/{file}", data)
     files.write_json(f"{name}/{MANIFEST}", {"step": step, "sha256": digests, **extra})
-    for old in _folders(files, folder)[:-keep]:
-        files.delete(old)
+    folders = _folders(files, folder)
+    finished = [found for found in folders if files.exists(f"{found}/{MANIFEST}")]
+    kept = [found for found in finished if found <= name][-keep:]
+    for old in folders:
+        if old not in kept:
+            files.delete(old)
     return name
 
 

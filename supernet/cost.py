@@ -48,10 +48,17 @@ class CostModel:
 
     def cheapest(self, metric: str) -> Architecture:
         """The architecture with the least `metric`, "num_params" or "flops"."""
+        return self._extreme(metric, sign=1)
+
+    def dearest(self, metric: str) -> Architecture:
+        """The architecture with the most `metric`, "num_params" or "flops"."""
+        return self._extreme(metric, sign=-1)
+
+    def _extreme(self, metric: str, *, sign: int) -> Architecture:
         if metric not in Cost.__dataclass_fields__:
             raise InvalidInput(f"costs are {list(Cost.__dataclass_fields__)}, but got {metric!r}")
         return self._space.cheapest(
-            lambda layer, name: getattr(self._operators[layer, name], metric)
+            lambda layer, name: sign * getattr(self._operators[layer, name], metric)
         )
 
 
