@@ -26,6 +26,8 @@ _KINDS = {
     "model_type": "hold keys and values",
     "dict_type": "hold keys and values",
     "tuple_type": "be a list",
+    "too_short": "hold at least one entry",
+    "int_from_float": "be an integer",
 }
 """Where pydantic's words are about Python's types."""
 
@@ -128,7 +130,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
     try:
         values[last] = _scalar(text)
     except yaml.YAMLError as error:
-        raise InvalidInput(f"--set {override}: the value is not valid YAML: {error}") from None
+        raise InvalidInput(f"--set {override}: the value is not valid YAML ({error})") from None
 
 
 def _scalar(text: str) -> Any:
@@ -154,8 +156,9 @@ def _explain(error: dict[str, Any]) -> str:
         return f"{place}: {rule}"
     if error["type"] in _KINDS:
         return f"{place} must {_KINDS[error['type']]}, but got {error['input']!r}"
-    rule = f"{rule[0].lower()}{rule[1:]}".replace("input should", "it must")
-    return f"{place}: {rule}, but got {error['input']!r}"
+    if rule.startswith("Input should "):
+        return f"{place} must {rule.removeprefix('Input should ')}, but got {error['input']!r}"
+    return f"{place}: {rule[0].lower()}{rule[1:]}, but got {error['input']!r}"
 
 
 def _known_keys(path: tuple[Any, ...]) -> list[str]:

@@ -22,7 +22,7 @@ from supernet.checkpoint import latest_checkpoint, load_checkpoint, version_of
 from supernet.data.masking import unigram_nats
 from supernet.data.prepare import prepare
 from supernet.data.summary import check_batch
-from supernet.errors import InvalidInput, RunConflict
+from supernet.errors import InvalidInput, MagicNasError, RunConflict
 from supernet.space import Architecture
 
 LEARNT_NATS = 0.5
@@ -167,6 +167,11 @@ def search(run: Run, on: Workers, *, searcher: AskTell | None, checkpoint: str |
         "search", total=settings.candidates, unit="child", initial=stream.done
     ) as progress:
         on.search(run, stream, checkpoint=name, on_progress=partial(_show_search, progress))
+    if stream.done < stream.total:
+        raise MagicNasError(
+            f"the search ended with {stream.done} of {stream.total} children scored; what was scored "
+            f"is kept: run the same command again"
+        )
     write_leaderboard(run.store)
 
 

@@ -12,6 +12,11 @@ import ray
 
 from supernet.errors import InvalidInput
 
+DRIVER_ENV = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # rows are the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for the driver: Tune would end as if done
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
     "RAY_TRAIN_V2_ENABLED": "1",
@@ -69,7 +74,7 @@ def connect(address: str | None, *, user_code: str | None) -> Iterator[Cluster]:
     """
     if address:
         _check_answers(address)
-    os.environ.update(WORKER_ENV)
+    os.environ.update(WORKER_ENV | DRIVER_ENV)
     runtime_env: dict[str, Any] = {"env_vars": WORKER_ENV}
     if user_code:
         runtime_env["working_dir"] = user_code

@@ -28,8 +28,6 @@ def retrain_on_ray(
     Raises:
         MagicNasError: what a trial could not mend.
     """
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     trainable = tune.with_parameters(_trial, run_uri=run.store.uri, models=list(models))
     try:
         results = tune.Tuner(

@@ -3,7 +3,6 @@
 Tune's cost is per trial, so a trial is a batch; the user's searcher sees single candidates.
 """
 
-import os
 from collections.abc import Callable
 from typing import Any
 
@@ -64,8 +63,6 @@ def search_on_ray(
 
 
 def _tune(run: Run, dispatcher: Any, searcher: Searcher) -> None:
-    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
-    os.environ["RAY_AIR_NEW_OUTPUT"] = "0"
     trainable = tune.with_parameters(BatchTrial, dispatcher=dispatcher)
     tune.Tuner(
         tune.with_resources(trainable, HEAD_NODE),
