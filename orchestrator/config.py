@@ -21,7 +21,6 @@ from supernet.settings import (
     TrainSettings,
 )
 
-
 _KINDS = {
     "model_type": "hold keys and values",
     "dict_type": "hold keys and values",

@@ -169,8 +169,8 @@ def search(run: Run, on: Workers, *, searcher: AskTell | None, checkpoint: str |
         on.search(run, stream, checkpoint=name, on_progress=partial(_show_search, progress))
     if stream.done < stream.total:
         raise MagicNasError(
-            f"the search ended with {stream.done} of {stream.total} children scored; what was scored "
-            f"is kept: run the same command again"
+            f"the search ended with {stream.done} of {stream.total} children scored; these "
+            f"are kept: run the same command again"
         )
     write_leaderboard(run.store)
 
