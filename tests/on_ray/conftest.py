@@ -20,24 +20,7 @@ search:
   searcher: {{name: evolution, population: 10, sample: 3}}
 retrain: {{steps: 30, batch_size: 8, checkpoint_steps: 10, test_sequences: 16, controls: 1}}
 """
-WORDS = [
-    "the",
-    "a",
-    "cat",
-    "dog",
-    "sees",
-    "hears",
-    "runs",
-    "sleeps",
-    "over",
-    "under",
-    "red",
-    "small",
-    "house",
-    "tree",
-    "and",
-    "then",
-]
+SENTENCE = "the a cat dog sees hears runs sleeps over under red small house tree and then"
 
 
 @pytest.fixture(scope="session")
