@@ -10,10 +10,10 @@ ROOT = Path(__file__).parent.parent
 
 
 def test_the_cluster_file_fits_rays_schema() -> None:
-    from ray.autoscaler._private.util import validate_config
+    from ray.autoscaler._private.util import prepare_config, validate_config
 
     config = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-    validate_config(config)
+    validate_config(prepare_config(config))
     assert config["head_node_type"] in config["available_node_types"]
 
 
