@@ -123,7 +123,13 @@ class BatchSearcher(Searcher):  # type: ignore[misc]
         self.failed: list[int] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next batch; None while enough are in flight; FINISHED when all are asked."""
+        """The next batch; None while enough are in flight; FINISHED when all are asked.
+
+        After a batch that could not be scored or kept no other goes out: the cause, such as a full
+        disk, would meet it too.
+        """
+        if self.failed:
+            return str(Searcher.FINISHED)
         if len(self._trials) >= self._in_flight:
             return None
         batch = self._stream.next_batch(self._batch_size)
