@@ -1,0 +1,1 @@
+"""Scoring child models with the weights that they inherit."""

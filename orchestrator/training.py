@@ -125,21 +125,24 @@ def retrain_model(
     )
     observer = RetrainObserver(run.store, report, kind="retrain", name=model_plan.name)
     _train(model, job, make_engine, observer)
+    run.store.write_json(f"{model_plan.folder}/result.json", _test(run, model_plan, model, device))
+
+
+def _test(run: Run, model_plan: ModelPlan, model: SuperNet, device: torch.device) -> dict[str, Any]:
     batches = run.eval_batches("test", sequences=run.config.retrain.test_sequences)
-    loss, accuracy = evaluate(model, architecture, [batch.to(device) for batch in batches])
-    cost = run.cost_model.cost(architecture)
-    run.store.write_json(
-        f"{model_plan.folder}/result.json",
-        {
-            "name": model_plan.name,
-            "architecture": str(architecture),
-            "num_params": cost.num_params,
-            "flops": cost.flops,
-            "test_loss_nats": loss,
-            "masked_accuracy": accuracy,
-            "train_steps": settings.steps,
-        },
+    loss, accuracy = evaluate(
+        model, model_plan.architecture, [batch.to(device) for batch in batches]
     )
+    cost = run.cost_model.cost(model_plan.architecture)
+    return {
+        "name": model_plan.name,
+        "architecture": str(model_plan.architecture),
+        "num_params": cost.num_params,
+        "flops": cost.flops,
+        "test_loss_nats": loss,
+        "masked_accuracy": accuracy,
+        "train_steps": run.config.retrain.steps,
+    }
 
 
 class RetrainObserver(RowObserver):

@@ -1,0 +1,1 @@
+"""Everything that touches Ray: actors, training, search and retraining on a cluster."""
