@@ -98,6 +98,7 @@ class DeepSpeedEngine:
             return adam_state(self.model, self._optimizer)
         from deepspeed.utils import safe_get_full_optimizer_state
 
+        self._link_states()
         state = {}
         for name, parameter in self.model.named_parameters():
             for moment in _MOMENTS:
@@ -106,12 +107,16 @@ class DeepSpeedEngine:
         return state
 
     def load_optimizer_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `optimizer_state` gave, on any number of workers and any stage."""
+        """Take over what `optimizer_state` gave, on any number of workers and any stage.
+
+        Stages 1 and 2 count one number of steps for all parameters: the highest.
+        """
         if not self._zero_stage:
             load_adam_state(self.model, self._optimizer, state)
             return
         from deepspeed.utils import safe_set_full_optimizer_state
 
+        self._link_states()
         for name, parameter in self.model.named_parameters():
             for moment in _MOMENTS:
                 if f"{moment}/{name}" in state:
@@ -119,6 +124,22 @@ class DeepSpeedEngine:
         steps = [tensor for key, tensor in state.items() if key.startswith("step/")]
         for flat in self._flat_states():
             flat["step"].copy_(torch.stack(steps).max())
+
+    def _link_states(self) -> None:
+        """Give every shard its state and tell each parameter where its own part of it lies.
+
+        DeepSpeed does the latter after the first group's first step, when others have no state.
+        """
+        from deepspeed.utils import lazy_init_hp_params_optimizer_state
+
+        zero = self._engine.optimizer
+        states = zero.optimizer.state
+        shards = zero.single_partition_of_fp32_groups
+        for parameters, shard in zip(zero.bit16_groups, shards, strict=True):
+            if not states[shard]:
+                states[shard] = {moment: torch.zeros_like(shard) for moment in _MOMENTS}
+                states[shard]["step"] = torch.zeros((), device=shard.device)
+            lazy_init_hp_params_optimizer_state(parameters, shard, states)
 
     def _flat_states(self) -> list[dict[str, Any]]:
         return list(self._engine.optimizer.optimizer.state.values())
