@@ -18,13 +18,15 @@ from orchestrator.store import RunStore
 pytestmark = pytest.mark.ray
 
 MINUTES_5 = 300
+SETTINGS = ("train.workers=2", "search.candidates=40", "search.limits=num_params <= 10e3")
 
 
 def start(config: Path, out: Path, address: str, *more: str) -> subprocess.Popen[str]:
     """Start the command in a process group of its own, in another working directory."""
     command = [sys.executable, "-m", "orchestrator.cli", "run", "--config", str(config)]
+    settings = [f"--set={setting}" for setting in (*SETTINGS, *more)]
     return subprocess.Popen(
-        [*command, "--out", str(out), "--address", address, *more],
+        [*command, "--out", str(out), "--address", address, *settings],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -52,20 +54,20 @@ def send_when(
 
 
 def test_a_run_killed_in_training_and_in_search_finishes_with_every_row_once(
-    cluster_address: str, config_file: Path, tmp_path: Path
+    cluster_address: str, tiny_config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
     store = RunStore(out)
 
-    process = start(config_file, out, cluster_address)
+    process = start(tiny_config, out, cluster_address)
     send_when(process, signal.SIGKILL, lambda: bool(store.rows("train")))
     assert not read_info(store).get("stages", {}).get("train")
 
-    process = start(config_file, out, cluster_address)
+    process = start(tiny_config, out, cluster_address)
     send_when(process, signal.SIGKILL, lambda: 4 <= len(store.rows("score")) < 40)
     before = store.rows("score")
 
-    code, output = finish(start(config_file, out, cluster_address))
+    code, output = finish(start(tiny_config, out, cluster_address))
     assert code == 0, output
     assert "train: finished before, skipped" in output
 
@@ -97,10 +99,10 @@ def test_a_run_killed_in_training_and_in_search_finishes_with_every_row_once(
 
 
 def test_a_run_that_is_interrupted_says_so_and_leaves_no_lock(
-    cluster_address: str, config_file: Path, tmp_path: Path
+    cluster_address: str, tiny_config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    process = start(config_file, out, cluster_address)
+    process = start(tiny_config, out, cluster_address)
     deadline = time.monotonic() + MINUTES_5
     while not RunStore(out).exists("config.yaml"):
         assert process.poll() is None and time.monotonic() < deadline
@@ -114,10 +116,10 @@ def test_a_run_that_is_interrupted_says_so_and_leaves_no_lock(
 
 
 def test_more_workers_than_the_cluster_has_are_refused_at_once(
-    cluster_address: str, config_file: Path, tmp_path: Path
+    cluster_address: str, tiny_config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    code, output = finish(start(config_file, out, cluster_address, "--set", "train.workers=4"))
+    code, output = finish(start(tiny_config, out, cluster_address, "train.workers=4"))
     assert code == 2, output
     assert "train.workers must be at most 2" in output
     assert "2 CPU cores and 0 GPUs" in output
@@ -125,9 +127,9 @@ def test_more_workers_than_the_cluster_has_are_refused_at_once(
     assert not out.exists()
 
 
-def test_an_address_where_no_cluster_answers_is_refused(config_file: Path, tmp_path: Path) -> None:
+def test_an_address_where_no_cluster_answers_is_refused(tiny_config: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    code, output = finish(start(config_file, out, "127.0.0.1:1"))
+    code, output = finish(start(tiny_config, out, "127.0.0.1:1"))
     assert code == 2, output
     assert "127.0.0.1:1" in output
     assert "Traceback" not in output
