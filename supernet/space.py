@@ -180,7 +180,7 @@ class SearchSpace:
         if not 1 <= changes <= len(open_layers):
             raise InvalidInput(
                 f"1 <= changes <= {len(open_layers)} (the layers with more than one candidate) "
-                f"must hold, but got changes={changes}"
+                f"must hold, but got changes={changes}: lower it, or give more layers a choice"
             )
         for layer in rng.sample(open_layers, changes):
             others = [n for n in self.layers[layer] if n != architecture.operators[layer]]

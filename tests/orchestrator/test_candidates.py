@@ -386,8 +386,11 @@ def test_limits_that_leave_few_architectures_end_the_search_early(store, caplog,
 def test_limits_that_no_architecture_meets_are_refused(store):
     with pytest.raises(InvalidInput, match="smallest possible"):
         stream_of(store, limits="num_params < 5")
+    with pytest.raises(InvalidInput, match="largest possible"):
+        stream_of(store, limits="num_params > 10000000")
+    least = COSTS.cost(COSTS.cheapest("num_params")).num_params
     with pytest.raises(InvalidInput, match="at least one candidate"):
-        stream_of(store, limits="num_params > 10000000").next_batch(1)
+        stream_of(store, limits=f"{least} < num_params < {least + 1}").next_batch(1)
 
 
 def test_a_stuck_searcher_is_helped_out_by_uniform_candidates(store, caplog):

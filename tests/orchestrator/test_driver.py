@@ -366,6 +366,7 @@ def test_a_run_killed_between_its_data_and_their_record_prepares_them_again(
     assert list(read_info(RunStore(own_trained_run))["stages"]) == ["data", "train"]
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_says_so_and_goes_on(
     slow_options: list[object], tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
