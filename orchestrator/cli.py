@@ -26,7 +26,7 @@ COMMANDS = {
     "search": "score children with inherited weights and write the leaderboard",
     "retrain": "train the best child, the baseline and the controls stand-alone",
     "export": "write the retrained best child as a Hugging Face model",
-    "report": "write report.html",
+    "report": "write report.html again, from whatever the run has so far",
 }
 STAGES_OF = {"run": ("data", "train", "search", "retrain", "export", "report")} | {
     "train": ("data", "train")
@@ -45,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         if options.command == "show":
             _show(options)
+        elif options.command == "report":
+            _report(options)
         else:
             _run(options)
     except InvalidInput as error:
@@ -79,7 +81,9 @@ def _parser() -> argparse.ArgumentParser:
             epilog=EXAMPLE,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        _add_run_options(command)
+        command.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
+        if name != "report":
+            _add_run_options(command)
         if name == "search":
             command.add_argument(
                 "--checkpoint", metavar="STEP", help='such as "step-00000400"; default: the newest'
@@ -94,7 +98,6 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", metavar="FILE", help="YAML; default: the run's own, or all defaults"
     )
-    command.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
     command.add_argument(
         "--set",
         action="append",
@@ -132,6 +135,15 @@ def _run(options: argparse.Namespace) -> None:
         checkpoint=getattr(options, "checkpoint", None),
     )
     print_summary(finished)
+
+
+def _report(options: argparse.Namespace) -> None:
+    from orchestrator.report import write_report
+    from orchestrator.runs import Run
+
+    store = Run.open(options.out).store
+    write_report(store)
+    print(f"{store.uri}/report.html")
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from supernet.cost import CostModel
 from supernet.data.masking import Batch, TrainBatches, eval_batches
 from supernet.data.packed import PackedDataset
 from supernet.data.summary import DataSummary
+from supernet.errors import InvalidInput
 from supernet.model import TextShape
 from supernet.sampler import PathSampler, build_sampler
 from supernet.space import Architecture, SearchSpace
@@ -41,6 +42,11 @@ class Run:
             InvalidInput: if the folder holds no run.
         """
         store = RunStore(folder)
+        if not store.exists(CONFIG):
+            raise InvalidInput(
+                f"a run's folder holds its {CONFIG}, but {store.uri} does not: give the folder "
+                f"that 'magic-nas run --out' wrote"
+            )
         return cls(store, parse(yaml.safe_load(store.read_bytes(CONFIG))))
 
     @cached_property

@@ -249,7 +249,7 @@ def test_a_file_in_place_of_the_output_folder_is_refused(
     assert (tmp_path / "out").read_text() == "a file"
 
 
-@pytest.mark.parametrize("stage", ["search", "retrain", "export", "report"])
+@pytest.mark.parametrize("stage", ["search", "retrain", "export"])
 def test_a_stage_without_the_ones_before_it_is_refused(
     command: Any, tmp_path: Path, stage: str
 ) -> None:
@@ -260,9 +260,7 @@ def test_a_stage_without_the_ones_before_it_is_refused(
     assert os.listdir(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    ("stage", "missing"), [("retrain", "search"), ("export", "search"), ("report", "search")]
-)
+@pytest.mark.parametrize(("stage", "missing"), [("retrain", "search"), ("export", "search")])
 def test_a_trained_run_says_which_stage_is_next(
     command: Any, content: Any, trained_run: Path, stage: str, missing: str
 ) -> None:
@@ -271,6 +269,20 @@ def test_a_trained_run_says_which_stage_is_next(
     assert done.code == 2
     assert f"'{missing}' is not finished" in done.err and f"magic-nas {missing}" in done.err
     assert content(trained_run) == before
+
+
+def test_a_report_is_written_of_what_a_run_has_so_far(command: Any, own_trained_run: Path) -> None:
+    assert command("report", "--out", own_trained_run).code == 0
+    page = (own_trained_run / "report.html").read_text()
+    assert "Super-net training" in page
+    assert "report" not in (own_trained_run / "run.json").read_text()
+
+
+def test_a_report_of_a_folder_without_a_run_is_refused(command: Any, tmp_path: Path) -> None:
+    done = command("report", "--out", tmp_path / "out")
+    assert done.code == 2
+    assert "config.yaml" in done.err and "magic-nas run --out" in done.err
+    assert os.listdir(tmp_path) == []
 
 
 def damage(checkpoint: Path, *, cut: int = 100) -> None:
