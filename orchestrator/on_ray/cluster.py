@@ -81,7 +81,7 @@ def connect(address: str | None, *, user_code: str | None) -> Iterator[Cluster]:
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # none would join any cluster that runs on this machine
             namespace="magic-nas",
             runtime_env=runtime_env,
             log_to_driver=False,
