@@ -98,12 +98,14 @@ class Run:
         dataset = PackedDataset(self.data_folder, "train")
         return TrainBatches(dataset, self.summary, batch_size=batch_size, seed=self.config.seed)
 
-    def eval_batches(self, split: str, *, sequences: int) -> list[Batch]:
-        """Fixed batches of the valid or test split."""
+    def eval_batches(
+        self, split: str, *, sequences: int, batch_size: int | None = None
+    ) -> list[Batch]:
+        """Fixed batches of the valid or test split; size by default `search.eval_batch_size`."""
         return eval_batches(
             PackedDataset(self.data_folder, split),
             self.summary,
             num_sequences=sequences,
-            batch_size=self.config.search.eval_batch_size,
+            batch_size=batch_size or self.config.search.eval_batch_size,
             seed=self.config.seed,
         )

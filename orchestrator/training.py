@@ -12,6 +12,7 @@ import torch
 from orchestrator.runinfo import library_versions
 from orchestrator.runs import SUPERNET, Run
 from orchestrator.store import RunStore
+from supernet.alignment import Anchors
 from supernet.checkpoint import latest_checkpoint
 from supernet.engine import Engine
 from supernet.loss import evaluate
@@ -19,9 +20,12 @@ from supernet.model import SuperNet
 from supernet.sampler import Paths
 from supernet.settings import OptimiserSettings
 from supernet.space import Architecture
-from supernet.training import TrainingJob, train
+from supernet.training import News, TrainingJob, train
 
 Report = Callable[[dict[str, Any]], None]
+ANCHOR_BATCHES = 8
+"""Held-out batches on which anchors are compared in turn."""
+
 MakeEngine = Callable[[SuperNet, OptimiserSettings], Engine]
 
 
@@ -51,10 +55,11 @@ class RowObserver:
         """Report the interval."""
         self._report(row)
 
-    def on_checkpoint(self, rows: list[dict[str, Any]], probes: list[dict[str, Any]]) -> None:
+    def on_checkpoint(self, news: News) -> None:
         """Write the rows since the last checkpoint."""
-        self._store.row_writer(self._kind).write([{**self._labels, **row} for row in rows])
-        self._store.row_writer("probe").write([{**self._labels, **row} for row in probes])
+        kinds = {self._kind: news.intervals, "probe": news.probes, "anchor": news.anchors}
+        for kind, rows in kinds.items():
+            self._store.row_writer(kind).write([{**self._labels, **row} for row in rows])
 
 
 def train_supernet(
@@ -83,6 +88,7 @@ def train_supernet(
             batch.to(device)
             for batch in run.eval_batches("valid", sequences=settings.probe_sequences)
         ],
+        anchors=_anchors(run, device),
         manifest=(
             ("sampler", {**settings.sampler, "seed": run.config.seed, "phase": 0}),
             ("versions", library_versions()),
@@ -91,6 +97,23 @@ def train_supernet(
     torch.manual_seed(run.config.seed)
     model = SuperNet(run.space, run.shape)
     _train(model.to(device), job, make_engine, RowObserver(run.store, report, kind="train"))
+
+
+def _anchors(run: Run, device: torch.device) -> Anchors | None:
+    """MAGIC-A's anchors, if the run wants alignment."""
+    align = run.config.train.align
+    if align is None:
+        return None
+    batches = run.eval_batches(
+        "valid", sequences=ANCHOR_BATCHES * align.sequences, batch_size=align.sequences
+    )
+    return Anchors(
+        align,
+        run.space,
+        [batch.to(device) for batch in batches],
+        steps=run.config.train.steps,
+        seed=run.config.seed,
+    )
 
 
 def retrain_model(
@@ -148,11 +171,11 @@ def _test(run: Run, model_plan: ModelPlan, model: SuperNet, device: torch.device
 class RetrainObserver(RowObserver):
     """As `RowObserver`, with the model's valid loss in the same row."""
 
-    def on_checkpoint(self, rows: list[dict[str, Any]], probes: list[dict[str, Any]]) -> None:
+    def on_checkpoint(self, news: News) -> None:
         """Write the rows since the last checkpoint; the last one carries the valid loss."""
-        valid = {row["step"]: row["val_loss_nats"] for row in probes}
-        joined = [{**row, "val_loss_nats": valid.get(row["step"])} for row in rows]
-        super().on_checkpoint(joined, [])
+        valid = {row["step"]: row["val_loss_nats"] for row in news.probes}
+        joined = [{**row, "val_loss_nats": valid.get(row["step"])} for row in news.intervals]
+        super().on_checkpoint(News(joined, [], []))
 
 
 def _train(

@@ -6,6 +6,7 @@ import sys
 from orchestrator.config import Config
 from orchestrator.limits import Limits
 from orchestrator.searchers import build_searcher
+from supernet.alignment import check_layers
 from supernet.deepspeed_engine import check_zero_stage
 from supernet.errors import InvalidInput
 from supernet.model import TextShape, meta_supernet
@@ -23,6 +24,8 @@ def check_before_start(config: Config, *, local: bool, address: str | None) -> N
     check_zero_stage(config.train.zero_stage)
     space = config.space.build()
     meta_supernet(space, _any_shape(config))
+    if config.train.align:
+        check_layers(config.train.align, space)
     build_sampler(config.train.sampler, space, seed=config.seed)
     build_searcher(config.search.searcher, space, seed=config.seed)
     Limits.parse(config.search.limits)

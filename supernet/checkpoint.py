@@ -50,6 +50,8 @@ class Checkpoint:
     step: int
     weights: Tensors
     optimizer: Tensors
+    extra: Mapping[str, Any]
+    """What else its manifest says."""
 
 
 def save_checkpoint(
@@ -96,12 +98,12 @@ def load_checkpoint(files: Files, name: str, *, optimizer: bool = True) -> Check
         raise CheckpointDamaged(f"checkpoint {name} has no {MANIFEST}: it was never finished")
     try:
         manifest = files.read_json(f"{name}/{MANIFEST}")
-        step, digests = int(manifest["step"]), dict(manifest["sha256"])
+        step, digests = int(manifest.pop("step")), dict(manifest.pop("sha256"))
     except (InvalidInput, KeyError, TypeError, ValueError) as error:
         raise CheckpointDamaged(f"checkpoint {name}: {MANIFEST} is damaged: {error}") from None
     weights = _read_tensors(files, name, WEIGHTS, digests)
     state = _read_tensors(files, name, OPTIMIZER, digests) if optimizer else {}
-    return Checkpoint(name, step, weights, state)
+    return Checkpoint(name, step, weights, state, manifest)
 
 
 def latest_checkpoint(files: Files, folder: str, *, optimizer: bool = True) -> Checkpoint | None:

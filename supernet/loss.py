@@ -13,12 +13,22 @@ from supernet.errors import InvalidInput
 from supernet.model import SuperNet
 from supernet.space import Architecture
 
+States = list[torch.Tensor]
+
 
 def masked_lm_loss(
     model: SuperNet, architecture: Architecture, batch: Batch
 ) -> tuple[torch.Tensor, int]:
     """Cross-entropy in nats, summed over the masked positions, and how many these are."""
     return _loss_sum(_logits(model, architecture, batch), batch), batch.targets_N.numel()
+
+
+def masked_lm_loss_and_states(
+    model: SuperNet, architecture: Architecture, batch: Batch
+) -> tuple[torch.Tensor, States]:
+    """Summed cross-entropy in nats, and the stem's and each layer's output (B, T, D)."""
+    states = model.states(architecture, batch.input_ids_BT, padding_mask(batch))
+    return _loss_sum(model.predict(states[-1], batch.masked_N), batch), states
 
 
 def evaluate(
@@ -57,10 +67,15 @@ def _means(
     return loss_sum / count, correct / count
 
 
+def padding_mask(batch: Batch) -> torch.Tensor | None:
+    """True at real tokens (B, T); None without padding, for attention is faster then."""
+    return None if bool(batch.attention_mask_BT.all()) else batch.attention_mask_BT
+
+
 def _logits(model: SuperNet, architecture: Architecture, batch: Batch) -> torch.Tensor:
-    """Without padding the mask is left out: attention is faster then."""
-    mask_BT = None if bool(batch.attention_mask_BT.all()) else batch.attention_mask_BT
-    logits_NV: torch.Tensor = model(architecture, batch.input_ids_BT, mask_BT, batch.masked_N)
+    logits_NV: torch.Tensor = model(
+        architecture, batch.input_ids_BT, padding_mask(batch), batch.masked_N
+    )
     return logits_NV
 
 

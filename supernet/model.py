@@ -91,6 +91,23 @@ class SuperNet(nn.Module):
         out: torch.Tensor = self.chain(hidden_BTD, mask_BT, architecture.operators)
         return out
 
+    def states(
+        self,
+        architecture: Architecture,
+        input_ids_BT: torch.Tensor,
+        mask_BT: torch.Tensor | None = None,
+    ) -> list[torch.Tensor]:
+        """The stem's output and each layer's, L + 1 hidden states (B, T, D)."""
+        hidden_BTD = self.stem(input_ids_BT)
+        return [hidden_BTD, *self.chain.states(hidden_BTD, mask_BT, architecture.operators)]
+
+    def predict(self, hidden_BTD: torch.Tensor, masked_N: torch.Tensor) -> torch.Tensor:
+        """Logits (N, V) from last hidden states, at flat positions `masked_N` of the B*T tokens."""
+        logits: torch.Tensor = self.head(
+            hidden_BTD.flatten(0, 1)[masked_N], self.stem.tokens.weight
+        )
+        return logits
+
     def forward(
         self,
         architecture: Architecture,
@@ -99,11 +116,7 @@ class SuperNet(nn.Module):
         masked_N: torch.Tensor,
     ) -> torch.Tensor:
         """The child's logits (N, V) at the flat positions `masked_N` of the B*T tokens."""
-        hidden_BTD = self.hidden(architecture, input_ids_BT, mask_BT)
-        logits: torch.Tensor = self.head(
-            hidden_BTD.flatten(0, 1)[masked_N], self.stem.tokens.weight
-        )
-        return logits
+        return self.predict(self.hidden(architecture, input_ids_BT, mask_BT), masked_N)
 
     def operator(self, layer: int, name: str) -> nn.Module:
         """One candidate operator."""

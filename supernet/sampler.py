@@ -83,7 +83,85 @@ class MagicTSampler:
         return wanted * self._STRIDE, self._landmarks[wanted]
 
 
-SAMPLERS: dict[str, type] = {"uniform": UniformSampler, "magic_t": MagicTSampler}
+class ShuffledWalkSampler:
+    """MAGIC-T's paths in random order: the control for the order of the walk (our own choice).
+
+    Each `block` of steps trains the same multiset of paths as the walk's, shuffled; give `block`
+    the number of training steps to shuffle the whole walk.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int,
+        phase: int = 0,
+        changes: int = 1,
+        block: int = 1000,
+    ) -> None:
+        if block < 1:
+            raise InvalidInput(f"block >= 1 must hold, but got block={block}")
+        self._walk = MagicTSampler(space, seed=seed, phase=phase, changes=changes)
+        self._stream = f"shuffled_walk:{seed}:{phase}"
+        self._block = block
+
+    def plan(self, start: int, count: int) -> list[Paths]:
+        """One path per step."""
+        first, last = start // self._block, (start + count - 1) // self._block
+        paths = [paths for number in range(first, last + 1) for paths in self._shuffled(number)]
+        skipped = start - first * self._block
+        return paths[skipped : skipped + count]
+
+    def _shuffled(self, number: int) -> list[Paths]:
+        paths = self._walk.plan(number * self._block, self._block)
+        random.Random(f"{self._stream}:{number}").shuffle(paths)
+        return paths
+
+
+class FairNASSampler:
+    """Strict fairness (FairNAS, ICCV 2021): K paths use every operator of every layer once.
+
+    K is the largest number of candidates of a layer. The K paths are trained on one batch and
+    their gradients add up to one optimisation step; with `accumulate=False` (our own choice) they
+    are trained in K steps, a batch and an update each, as the other samplers do. A layer with fewer
+    candidates uses each as often as any other, give or take one.
+    """
+
+    def __init__(
+        self, space: SearchSpace, *, seed: int, phase: int = 0, accumulate: bool = True
+    ) -> None:
+        self._layers = space.layers
+        self._size = max(len(names) for names in space.layers)
+        self._stream = f"fairnas:{seed}:{phase}"
+        self._accumulate = accumulate
+
+    def plan(self, start: int, count: int) -> list[Paths]:
+        """K paths per step, or one."""
+        if self._accumulate:
+            return [self._block(number) for number in range(start, start + count)]
+        blocks = range(start // self._size, (start + count - 1) // self._size + 1)
+        paths: list[Paths] = [(path,) for number in blocks for path in self._block(number)]
+        return paths[start % self._size :][:count]
+
+    def _block(self, number: int) -> Paths:
+        rng = random.Random(f"{self._stream}:{number}")
+        columns = [self._order(names, rng) for names in self._layers]
+        return tuple(Architecture(operators) for operators in zip(*columns, strict=True))
+
+    def _order(self, names: tuple[str, ...], rng: random.Random) -> list[str]:
+        """K names: one permutation of a layer's candidates after the other."""
+        order: list[str] = []
+        while len(order) < self._size:
+            order += rng.sample(names, len(names))
+        return order[: self._size]
+
+
+SAMPLERS: dict[str, type] = {
+    "uniform": UniformSampler,
+    "magic_t": MagicTSampler,
+    "fairnas": FairNASSampler,
+    "shuffled_walk": ShuffledWalkSampler,
+}
 
 
 def build_sampler(settings: Mapping[str, Any], space: SearchSpace, *, seed: int) -> PathSampler:

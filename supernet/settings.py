@@ -122,11 +122,40 @@ class OptimiserSettings(Settings):
         return self
 
 
+class AlignSettings(Settings):
+    """MAGIC-A (ICML 2022): children are drawn towards an anchor; see `supernet.alignment`.
+
+    That there is a weight, an anchor and a better one takes its place is the paper's; all numbers
+    and the warm-up are our own choice.
+    """
+
+    weight: Annotated[float, Field(ge=0.0)] = 0.1
+    """λ: the share of the alignment loss once it has risen; 0: none."""
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    """Which layers' outputs are compared, from 0; none: all."""
+    normalise: bool = True
+    """Compare hidden states after layer normalisation (without gain and bias)."""
+    start: Fraction = 0.5
+    """The share of the steps after which the anchor is chosen and alignment begins."""
+    ramp: Fraction = 0.1
+    """The share of the steps over which λ then rises from 0."""
+    interval: Positive = 50
+    """Steps between comparisons of the anchor with challengers."""
+    first_candidates: Positive = 16
+    """Children compared when the anchor is chosen."""
+    challengers: Positive = 4
+    """Children compared with the anchor each time."""
+    sequences: Positive = 64
+    """Held-out sequences per comparison."""
+
+
 class TrainSettings(OptimiserSettings):
     """How the super-net is trained."""
 
     sampler: dict[str, Any] = Field(default_factory=lambda: {"name": "magic_t"})
-    """Which path sampler ("magic_t", "uniform", "module:Class") and its settings."""
+    """Which path sampler (see `supernet.sampler`, or "module:Class") and its settings."""
+    align: AlignSettings | None = None
+    """MAGIC-A's alignment; none: children are trained on the task alone."""
     workers: Positive | None = None
     """Training workers; none: one per GPU of the cluster, or per CPU core where it has none."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0

@@ -54,6 +54,11 @@ class Architecture:
         """The same architecture with another operator in one layer."""
         return Architecture((*self.operators[:layer], operator, *self.operators[layer + 1 :]))
 
+    def first_difference(self, other: "Architecture") -> int:
+        """The first layer in which two architectures of the same depth differ; none: the depth."""
+        pairs = enumerate(zip(self.operators, other.operators, strict=True))
+        return next((layer for layer, (ours, theirs) in pairs if ours != theirs), len(self))
+
     def distance(self, other: "Architecture") -> int:
         """In how many layers two architectures of the same depth differ."""
         return sum(a != b for a, b in zip(self.operators, other.operators, strict=True))

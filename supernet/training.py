@@ -14,11 +14,12 @@ from typing import Any, Protocol
 
 import torch
 
+from supernet.alignment import Anchors, alignment_loss
 from supernet.checkpoint import Checkpoint, Files, save_checkpoint
 from supernet.data.masking import Batch, TrainBatches
 from supernet.engine import Engine
 from supernet.errors import StorageFailed, TrainingDiverged
-from supernet.loss import evaluate, masked_lm_loss
+from supernet.loss import evaluate, masked_lm_loss_and_states
 from supernet.sampler import Paths
 from supernet.settings import OptimiserSettings
 from supernet.space import Architecture
@@ -33,12 +34,21 @@ class Observer(Protocol):
     """Who is told how training goes; called on the first worker alone."""
 
     def on_interval(self, row: dict[str, Any]) -> None:
-        """Every LOG_STEPS steps: step, loss_nats, learning_rate, tokens_per_s."""
+        """Every LOG_STEPS steps: step, loss_nats, alignment_loss, learning_rate, tokens_per_s."""
         ...
 
-    def on_checkpoint(self, rows: list[dict[str, Any]], probes: list[dict[str, Any]]) -> None:
-        """Before a checkpoint is committed: the intervals since the last one, and the probes."""
+    def on_checkpoint(self, news: "News") -> None:
+        """Before a checkpoint is committed."""
         ...
+
+
+@dataclass(frozen=True)
+class News:
+    """What happened since the last checkpoint, as rows."""
+
+    intervals: list[dict[str, Any]]
+    probes: list[dict[str, Any]]
+    anchors: list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -53,6 +63,8 @@ class TrainingJob:
     seed: int
     probe_paths: Sequence[Architecture] = ()
     probe_batches: Sequence[Batch] = ()
+    anchors: Anchors | None = None
+    """MAGIC-A's anchors; none: no alignment."""
     manifest: tuple[tuple[str, Any], ...] = ()
     """What the checkpoints' manifests say besides: sampler, versions."""
 
@@ -83,6 +95,8 @@ def train(
     if resume_from is not None:
         engine.load_optimizer_state(resume_from.optimizer)
         step = resume_from.step
+        if job.anchors:
+            job.anchors.resume(resume_from.extra.get("anchor"))
     engine.model.train()
     while step < job.settings.steps:
         for paths in job.plan(step, min(PLAN_STEPS, job.settings.steps - step)):
@@ -98,6 +112,7 @@ class _Loop:
         self._job = job
         self._observer = observer
         self._rows: list[dict[str, Any]] = []
+        self._anchor_rows: list[dict[str, Any]] = []
         self._since_row = _Interval()
         self._last_checkpoint_at = time.monotonic()
         self._device = next(engine.model.parameters()).device
@@ -105,15 +120,20 @@ class _Loop:
     def step(self, step: int, paths: Paths) -> None:
         """One optimisation step; the loss is the mean over all masked tokens of the step."""
         engine, settings = self._engine, self._job.settings
+        self._update_anchor(step, paths)
         batches = self._micro_batches(step)
-        count, *_ = engine.total([sum(batch.num_targets for batch in batches)])
+        sizes = engine.total(
+            [sum(batch.num_targets for batch in batches), sum(b.num_tokens for b in batches)]
+        )
+        targets, tokens = (len(paths) * size for size in sizes)
         engine.begin(paths)
-        loss_sum = 0.0
+        loss_sum, distance_sum = 0.0, 0.0
         for path in paths:
             for part, batch in enumerate(batches):
-                loss_sum += self._forward_backward(step, part, path, batch, count * len(paths))
-        (loss_sum,) = engine.total([loss_sum])
-        loss = loss_sum / (count * len(paths))
+                one, other = self._forward_backward(step, part, path, batch, targets, tokens)
+                loss_sum, distance_sum = loss_sum + one, distance_sum + other
+        loss_sum, distance_sum = engine.total([loss_sum, distance_sum])
+        loss = loss_sum / targets
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"the loss must be finite, but is {loss} at step {step} on the path "
@@ -123,7 +143,13 @@ class _Loop:
             )
         rate = learning_rate(settings, step)
         engine.update(rate)
-        self._log(step + 1, loss, rate, settings.batch_size * batches[0].input_ids_BT.shape[1])
+        self._log(
+            step + 1,
+            rate,
+            loss_nats=loss,
+            alignment_loss=distance_sum / tokens,
+            tokens=settings.batch_size * batches[0].input_ids_BT.shape[1],
+        )
 
     def _micro_batches(self, step: int) -> list[Batch]:
         parts = self._job.settings.accumulation * self._engine.world
@@ -134,19 +160,46 @@ class _Loop:
         ]
 
     def _forward_backward(
-        self, step: int, part: int, path: Architecture, batch: Batch, count: float
-    ) -> float:
+        self,
+        step: int,
+        part: int,
+        path: Architecture,
+        batch: Batch,
+        targets: float,
+        tokens: float,
+    ) -> tuple[float, float]:
+        """Backward of this worker's share; the summed losses of task and alignment."""
+        model, anchors = self._engine.model, self._job.anchors
+        weight = anchors.weight(step) if anchors else 0.0
         stream = f"dropout:{self._job.seed}:{step}:{self._engine.rank}:{part}:{path}"
         torch.manual_seed(zlib.crc32(stream.encode()))
         bf16 = self._job.settings.precision == "bf16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
-            loss_sum, _ = masked_lm_loss(self._engine.model, path, batch)
-        self._engine.backward(loss_sum / count)
-        return float(loss_sum.detach())
+            loss_sum, states = masked_lm_loss_and_states(model, path, batch)
+            distance_sum = loss_sum.new_zeros(())
+            if weight and anchors and anchors.current:
+                anchor = anchors.current.architecture
+                distance_sum = alignment_loss(model, path, anchor, states, batch, anchors.settings)
+        self._engine.backward(loss_sum / targets + weight * distance_sum / tokens)
+        return float(loss_sum.detach()), float(distance_sum.detach())
 
-    def _log(self, step: int, loss: float, rate: float, tokens: int) -> None:
+    def _update_anchor(self, step: int, paths: Paths) -> None:
+        anchors = self._job.anchors
+        changed = anchors.update(step, paths, self._score) if anchors else None
+        if changed:
+            self._anchor_rows.append(changed.to_row())
+
+    def _score(self, architectures: Sequence[Architecture], batch: Batch) -> list[float]:
+        """Valid losses as the first worker has them, so that all workers take the same anchor."""
+        model = self._engine.model
+        losses = [evaluate(model, path, [batch])[0] for path in architectures]
+        return self._engine.total([loss if self._engine.rank == 0 else 0.0 for loss in losses])
+
+    def _log(
+        self, step: int, rate: float, *, loss_nats: float, alignment_loss: float, tokens: int
+    ) -> None:
         interval = self._since_row
-        interval.add(loss, tokens)
+        interval.add(loss_nats, alignment_loss, tokens)
         if step % LOG_STEPS and step != self._job.settings.steps:
             return
         row = {"step": step, "learning_rate": rate, **interval.means()}
@@ -178,19 +231,19 @@ class _Loop:
         if self._engine.total([float(problem is not None)]) != [0.0]:
             raise problem or StorageFailed("the first worker could not write a checkpoint")
         self._last_checkpoint_at = time.monotonic()
-        self._rows = []
+        self._rows, self._anchor_rows = [], []
 
     def _write(self, step: int, optimizer: dict[str, torch.Tensor]) -> None:
         job = self._job
-        probes = self._probe(step)
-        self._observer.on_checkpoint(self._rows, probes)
+        anchor = job.anchors and job.anchors.current
+        self._observer.on_checkpoint(News(self._rows, self._probe(step), self._anchor_rows))
         save_checkpoint(
             job.files,
             job.folder,
             step=step,
             weights=self._engine.model.state_dict(),
             optimizer=optimizer,
-            extra=dict(job.manifest),
+            extra={**dict(job.manifest), "anchor": anchor and anchor.to_row()},
             keep=job.settings.keep_checkpoints,
         )
 
@@ -207,16 +260,19 @@ class _Loop:
 class _Interval:
     def __init__(self) -> None:
         self._losses: list[float] = []
+        self._distances: list[float] = []
         self._tokens = 0
         self._began = time.monotonic()
 
-    def add(self, loss: float, tokens: int) -> None:
+    def add(self, loss: float, distance: float, tokens: int) -> None:
         self._losses.append(loss)
+        self._distances.append(distance)
         self._tokens += tokens
 
     def means(self) -> dict[str, float]:
         seconds = max(1e-9, time.monotonic() - self._began)
         return {
             "loss_nats": sum(self._losses) / len(self._losses),
+            "alignment_loss": sum(self._distances) / len(self._distances),
             "tokens_per_s": self._tokens / seconds,
         }

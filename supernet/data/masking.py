@@ -36,6 +36,11 @@ class Batch:
     def num_targets(self) -> int:
         return self.targets_N.numel()
 
+    @property
+    def num_tokens(self) -> int:
+        """Real tokens, padding left out."""
+        return int(self.attention_mask_BT.sum())
+
     def to(self, device: torch.device | str) -> "Batch":
         """The batch on the device."""
         return Batch(

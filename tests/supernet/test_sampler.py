@@ -20,6 +20,9 @@ SETTINGS = [
     {"name": "uniform"},
     {"name": "magic_t"},
     {"name": "magic_t", "changes": 3},
+    {"name": "fairnas"},
+    {"name": "fairnas", "accumulate": False},
+    {"name": "shuffled_walk", "block": 700},
     {"name": "user_sampler:OppositeSampler"},
 ]
 every_sampler = pytest.mark.parametrize("given_settings", SETTINGS, ids=str)

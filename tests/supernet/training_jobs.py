@@ -65,16 +65,18 @@ class Recorder:
     """An observer that keeps what it is told; `stop_at`: the step whose row stops training."""
 
     def __init__(self, stop_at=None):
-        self.intervals, self.kept, self.probes, self.stop_at = [], [], [], stop_at
+        self.intervals, self.kept, self.probes, self.anchors = [], [], [], []
+        self.stop_at = stop_at
 
     def on_interval(self, row):
         self.intervals.append(row)
         if row["step"] == self.stop_at:
             raise KeyboardInterrupt
 
-    def on_checkpoint(self, rows, probes):
-        self.kept += rows
-        self.probes += probes
+    def on_checkpoint(self, news):
+        self.kept += news.intervals
+        self.probes += news.probes
+        self.anchors += news.anchors
 
 
 def settings(**changes):
