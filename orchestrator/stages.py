@@ -185,26 +185,12 @@ def _show_search(progress: Progress, stream: CandidateStream) -> None:
 
 
 def checkpoint_to_search(run: Run, wanted: str | None) -> str:
-    """The name of the wanted checkpoint, or of the newest whole one.
+    """As `find_checkpoint`, for a run that keeps the scores of one checkpoint.
 
     Raises:
         InvalidInput: if it is not there or damaged, or the run has scores of another one.
     """
-    if wanted:
-        there = run.store.names(SUPERNET)
-        if wanted not in there:
-            raise InvalidInput(
-                f"--checkpoint must be one of {', '.join(there)}, but got {wanted!r}: name one of "
-                f"them, or leave it out for the newest"
-            )
-        name = load_checkpoint(run.store, f"{SUPERNET}/{wanted}", optimizer=False).name
-    else:
-        newest = latest_checkpoint(run.store, SUPERNET, optimizer=False)
-        if newest is None:
-            raise InvalidInput(
-                f"{run.store.uri} has no whole checkpoint of its super-net: run 'magic-nas train'"
-            )
-        name = newest.name
+    name = find_checkpoint(run, wanted)
     versions = {row["supernet_version"] for row in run.store.rows("score")}
     if versions - {version_of(run.store, name)}:
         raise RunConflict(
@@ -215,14 +201,40 @@ def checkpoint_to_search(run: Run, wanted: str | None) -> str:
     return name
 
 
+def find_checkpoint(run: Run, wanted: str | None) -> str:
+    """The name of the wanted checkpoint of the super-net, or of the newest whole one.
+
+    Raises:
+        InvalidInput: if it is not there or damaged.
+    """
+    if wanted:
+        there = run.store.names(SUPERNET)
+        if wanted not in there:
+            raise InvalidInput(
+                f"--checkpoint must be one of {', '.join(there)}, but got {wanted!r}: name one of "
+                f"them, or leave it out for the newest"
+            )
+        return load_checkpoint(run.store, f"{SUPERNET}/{wanted}", optimizer=False).name
+    newest = latest_checkpoint(run.store, SUPERNET, optimizer=False)
+    if newest is None:
+        raise InvalidInput(
+            f"{run.store.uri} has no whole checkpoint of its super-net: run 'magic-nas train'"
+        )
+    return newest.name
+
+
 def retrain(run: Run, on: Workers) -> None:
     """Train the best child, the hand-made baseline and the controls stand-alone; compare."""
     models = _models_to_train(run)
+    train_alone(run, on, models, stage="retrain")
+    _compare(run, [run.store.read_json(f"{model.folder}/result.json") for model in models])
+
+
+def train_alone(run: Run, on: Workers, models: Sequence[ModelPlan], *, stage: str) -> None:
+    """Train each model that has no result yet, showing the steps of all of them."""
     todo = [m for m in models if not run.store.exists(f"{m.folder}/result.json")]
-    steps = {model.name: 0 for model in models}
-    total = run.config.retrain.steps * len(models)
-    steps.update({m.name: run.config.retrain.steps for m in models if m not in todo})
-    with Progress("retrain", total=total, unit="step") as progress:
+    steps = {m.name: 0 if m in todo else m.recipe.steps for m in models}
+    with Progress(stage, total=sum(m.recipe.steps for m in models), unit="step") as progress:
 
         def show(name: str, row: dict[str, Any]) -> None:
             steps[name] = row["step"]
@@ -230,8 +242,7 @@ def retrain(run: Run, on: Workers) -> None:
 
         if todo:
             on.retrain(run, todo, show)
-        progress.at(total)
-    _compare(run, [run.store.read_json(f"{model.folder}/result.json") for model in models])
+        progress.at(sum(m.recipe.steps for m in models))
 
 
 def _models_to_train(run: Run) -> list[ModelPlan]:
@@ -252,7 +263,11 @@ def _models_to_train(run: Run) -> list[ModelPlan]:
     )
     named = [("best", best), ("baseline", baseline)]
     named += [(f"control_{number}", control) for number, control in enumerate(controls)]
-    return [ModelPlan(name, architecture) for name, architecture in named]
+    recipe, seed = run.config.retrain, run.config.seed
+    return [
+        ModelPlan(name, architecture, f"retrained/{name}", recipe, seed)
+        for name, architecture in named
+    ]
 
 
 def _compare(run: Run, results: list[dict[str, Any]]) -> None:

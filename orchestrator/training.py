@@ -14,13 +14,16 @@ from orchestrator.runs import SUPERNET, Run
 from orchestrator.store import RunStore
 from supernet.alignment import Anchors
 from supernet.checkpoint import latest_checkpoint
+from supernet.data.masking import TrainBatches
+from supernet.data.packed import PackedDataset
 from supernet.engine import Engine
+from supernet.errors import TrainingDiverged
 from supernet.loss import evaluate
 from supernet.model import SuperNet
 from supernet.sampler import Paths
 from supernet.settings import OptimiserSettings
 from supernet.space import Architecture
-from supernet.training import News, TrainingJob, train
+from supernet.training import News, Observer, TrainingJob, train
 
 Report = Callable[[dict[str, Any]], None]
 ANCHOR_BATCHES = 8
@@ -31,15 +34,23 @@ MakeEngine = Callable[[SuperNet, OptimiserSettings], Engine]
 
 @dataclass(frozen=True)
 class ModelPlan:
-    """A model that is trained stand-alone: "best", "baseline" or "control_<n>"."""
+    """A model to train stand-alone: "best", "baseline", "control_<n>", or a child of a ranking.
+
+    Args:
+        name: no other model that is trained at the same time has it.
+        folder: where its checkpoints and `result.json` lie in the run's folder.
+        recipe: how it is trained.
+        seed: of its weights, its batches and its dropout.
+        result_only: score it on the valid split, and keep neither checkpoints nor a training log.
+            If its training diverges, that is its result.
+    """
 
     name: str
     architecture: Architecture
-
-    @property
-    def folder(self) -> str:
-        """Where its checkpoints and result lie in the run's folder."""
-        return f"retrained/{self.name}"
+    folder: str
+    recipe: OptimiserSettings
+    seed: int
+    result_only: bool = False
 
 
 class RowObserver:
@@ -129,43 +140,70 @@ def retrain_model(
     Raises:
         TrainingDiverged, StorageFailed: see `supernet.training.train`.
     """
-    settings, architecture = run.config.retrain, model_plan.architecture
-    torch.manual_seed(run.config.seed)
-    model = SuperNet(run.space.restricted_to(architecture), run.shape).to(device)
-    job = TrainingJob(
-        settings=settings,
+    torch.manual_seed(model_plan.seed)
+    space = run.space.restricted_to(model_plan.architecture)
+    model = SuperNet(space, run.shape).to(device)
+    observer: Observer = RetrainObserver(run.store, report, kind="retrain", name=model_plan.name)
+    if model_plan.result_only:
+        observer = Watcher(report)
+    try:
+        _train(model, _standalone_job(run, model_plan, device), make_engine, observer)
+        measured = _measure(run, model_plan, model, device)
+    except TrainingDiverged as error:
+        if not model_plan.result_only:
+            raise
+        measured = {"error": str(error)}
+    _write_result(run, model_plan, measured)
+
+
+def _standalone_job(run: Run, model_plan: ModelPlan, device: torch.device) -> TrainingJob:
+    recipe, architecture = model_plan.recipe, model_plan.architecture
+    dataset = PackedDataset(run.data_folder, "train")
+    return TrainingJob(
+        settings=recipe,
         plan=lambda start, count: [(architecture,)] * count,
-        batches=run.train_batches(batch_size=settings.batch_size),
+        batches=TrainBatches(
+            dataset, run.summary, batch_size=recipe.batch_size, seed=model_plan.seed
+        ),
         files=run.store,
         folder=model_plan.folder,
-        seed=run.config.seed,
-        probe_paths=[architecture],
+        seed=model_plan.seed,
+        probe_paths=[] if model_plan.result_only else [architecture],
         probe_batches=[
             batch.to(device)
             for batch in run.eval_batches("valid", sequences=run.config.search.valid_sequences)
         ],
         manifest=(("architecture", str(architecture)), ("versions", library_versions())),
     )
-    observer = RetrainObserver(run.store, report, kind="retrain", name=model_plan.name)
-    _train(model, job, make_engine, observer)
-    run.store.write_json(f"{model_plan.folder}/result.json", _test(run, model_plan, model, device))
 
 
-def _test(run: Run, model_plan: ModelPlan, model: SuperNet, device: torch.device) -> dict[str, Any]:
-    batches = run.eval_batches("test", sequences=run.config.retrain.test_sequences)
-    loss, accuracy = evaluate(
-        model, model_plan.architecture, [batch.to(device) for batch in batches]
-    )
+def _measure(
+    run: Run, model_plan: ModelPlan, model: SuperNet, device: torch.device
+) -> dict[str, Any]:
+    if model_plan.result_only:
+        split, metric, sequences = "valid", "val_loss_nats", run.config.search.valid_sequences
+    else:
+        split, metric, sequences = "test", "test_loss_nats", run.config.retrain.test_sequences
+    batches = [batch.to(device) for batch in run.eval_batches(split, sequences=sequences)]
+    loss, accuracy = evaluate(model, model_plan.architecture, batches)
+    return {metric: loss, "masked_accuracy": accuracy}
+
+
+def _write_result(run: Run, model_plan: ModelPlan, measured: dict[str, Any]) -> None:
     cost = run.cost_model.cost(model_plan.architecture)
-    return {
+    result = {
         "name": model_plan.name,
         "architecture": str(model_plan.architecture),
         "num_params": cost.num_params,
         "flops": cost.flops,
-        "test_loss_nats": loss,
-        "masked_accuracy": accuracy,
-        "train_steps": run.config.retrain.steps,
+        "train_steps": model_plan.recipe.steps,
+        "seed": model_plan.seed,
+        **measured,
     }
+    run.store.write_json(f"{model_plan.folder}/result.json", result)
+    if model_plan.result_only:
+        for checkpoint in set(run.store.names(model_plan.folder)) - {"result.json"}:
+            run.store.delete(f"{model_plan.folder}/{checkpoint}")
 
 
 class RetrainObserver(RowObserver):
@@ -178,9 +216,21 @@ class RetrainObserver(RowObserver):
         super().on_checkpoint(News(joined, [], []))
 
 
-def _train(
-    model: SuperNet, job: TrainingJob, make_engine: MakeEngine, observer: RowObserver
-) -> None:
+class Watcher:
+    """Reports every interval and keeps nothing."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def on_interval(self, row: dict[str, Any]) -> None:
+        """Report the interval."""
+        self._report(row)
+
+    def on_checkpoint(self, news: News) -> None:
+        """Keep nothing."""
+
+
+def _train(model: SuperNet, job: TrainingJob, make_engine: MakeEngine, observer: Observer) -> None:
     checkpoint = latest_checkpoint(job.files, job.folder)
     if checkpoint is not None:
         model.load_state_dict(dict(checkpoint.weights))

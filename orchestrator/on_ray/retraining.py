@@ -79,7 +79,7 @@ def _trial(config: dict[str, Any], run_uri: str, models: list[ModelPlan]) -> Non
                 run,
                 model,
                 make_engine=partial(
-                    DeepSpeedEngine, zero_stage=0, micro_batch=run.config.retrain.batch_size
+                    DeepSpeedEngine, zero_stage=0, micro_batch=model.recipe.batch_size
                 ),
                 report=tune.report,
                 device=torch.device("cuda" if cuda else "cpu"),
