@@ -47,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _show(options)
         elif options.command == "report":
             _report(options)
+        elif options.command == "rank":
+            _rank(options)
         else:
             _run(options)
     except InvalidInput as error:
@@ -91,6 +93,13 @@ def _parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="print a run's leaderboard")
     show.add_argument("run", help="the run's folder")
     show.add_argument("--top", type=int, default=10, metavar="N", help="rows (default 10)")
+    ranking = commands.add_parser(
+        "rank", help="compare inherited scores with stand-alone training of some children"
+    )
+    ranking.add_argument("run", help="the run's folder")
+    ranking.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
+    _add_overrides(ranking, "rank.children=60")
+    _add_where(ranking)
     return parser
 
 
@@ -98,20 +107,28 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--config", metavar="FILE", help="YAML; default: the run's own, or all defaults"
     )
-    command.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        dest="overrides",
-        metavar="KEY=VALUE",
-        help="override any key of the configuration, such as train.steps=500; repeatable",
-    )
+    _add_overrides(command, "train.steps=500")
+    _add_where(command)
+
+
+def _add_where(command: argparse.ArgumentParser) -> None:
     where = command.add_mutually_exclusive_group()
     where.add_argument(
         "--address", help='a running Ray cluster ("auto", "host:6379"); default: start a local one'
     )
     where.add_argument(
         "--local", action="store_true", help="one process without Ray, for small tries"
+    )
+
+
+def _add_overrides(command: argparse.ArgumentParser, example: str) -> None:
+    command.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        dest="overrides",
+        metavar="KEY=VALUE",
+        help=f"override a key of the configuration, such as {example}; repeatable",
     )
 
 
@@ -144,6 +161,23 @@ def _report(options: argparse.Namespace) -> None:
     store = Run.open(options.out).store
     write_report(store)
     print(f"{store.uri}/report.html")
+
+
+def _rank(options: argparse.Namespace) -> None:
+    from orchestrator.ranking import FRAME, SUMMARY, rank
+    from orchestrator.ranking_summary import format_ranking
+    from orchestrator.store import RunStore
+
+    summary = rank(
+        options.run,
+        options.overrides,
+        checkpoint=options.checkpoint,
+        address=options.address,
+        local=options.local,
+    )
+    print(format_ranking(summary))
+    uri = RunStore(options.run).uri
+    print("".join(f"\n{uri}/{name}" for name in (FRAME, SUMMARY, "report.html")))
 
 
 def _show(options: argparse.Namespace) -> None:

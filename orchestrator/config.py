@@ -60,6 +60,21 @@ class RetrainSettings(OptimiserSettings):
     """Sequences of the test split for the final figures."""
 
 
+class RankSettings(Settings):
+    """How `magic-nas rank` compares the super-net with stand-alone training."""
+
+    children: Annotated[int, Field(ge=10)] = 24
+    """How many are drawn; more of them keep the first ones."""
+    seeds: Positive = 2
+    """How often each child is trained stand-alone; its loss is the mean."""
+    steps: Positive | None = None
+    """Of stand-alone training; none: as `retrain.steps`. The rest of the recipe is `retrain`'s."""
+    within_limits: bool = True
+    """Draw from the children within `search.limits` alone."""
+    replicates: Annotated[int, Field(ge=100, le=100_000)] = 2000
+    """Bootstrap draws behind each interval."""
+
+
 class Config(Settings):
     """One run, whole."""
 
@@ -71,6 +86,7 @@ class Config(Settings):
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     retrain: RetrainSettings = RetrainSettings()
+    rank: RankSettings = RankSettings()
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load` reads it back to an equal value."""

@@ -24,8 +24,9 @@ from supernet.errors import InvalidInput, RunConflict
 
 STAGES = ("data", "train", "search", "retrain", "export", "report")
 NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
-FREE_KEYS = ("train.workers", "search.evaluators")
-"""Keys that change where the work is done but not what comes out: they may differ on resuming."""
+FREE_KEYS = ("train.workers", "search.evaluators", "rank.")
+"""Beginnings of keys that change where the work is done, or what is measured of it afterwards, but
+not what comes out: they may differ on resuming."""
 
 logger = logging.getLogger(__name__)
 
@@ -155,7 +156,7 @@ def _refuse_other_configuration(store: RunStore, config: Config) -> None:
     differences = [
         f"{key}: {old!r} there, {new!r} now"
         for key, old, new in _differences(before.model_dump(), config.model_dump())
-        if key not in FREE_KEYS
+        if not key.startswith(FREE_KEYS)
     ]
     if differences:
         raise RunConflict(

@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from orchestrator import plots
+from orchestrator import plots, ranking_plots, ranking_summary
 from orchestrator.leaderboard import human, pareto_front
 from orchestrator.run_record import STAGES, RunRecord, read_run
 from orchestrator.store import RunStore
@@ -65,6 +65,14 @@ def draw_plots(record: RunRecord) -> dict[str, bytes]:
             not record.retrain.empty,
             partial(plots.retraining_curves, record.retrain, valid),
         ),
+        "ranking_scores": (
+            not record.ranked.empty,
+            partial(ranking_plots.ranking_scores, record.ranked),
+        ),
+        "ranking_taus": (
+            bool(record.ranking),
+            partial(ranking_plots.ranking_taus, record.ranking),
+        ),
     }
     return {name: draw() for name, (has_data, draw) in wanted.items() if has_data}
 
@@ -103,6 +111,8 @@ def render(record: RunRecord, drawn: Mapping[str, bytes]) -> str:
         best=best["architecture"] if best else _first(board),
         baseline=(record.model("baseline") or {}).get("architecture"),
         layers=describe_layers(record),
+        ranking_facts=ranking_summary.describe(record.ranking) if record.ranking else "",
+        ranking_table=ranking_summary.table(record.ranking) if record.ranking else [],
         versions_of_supernet=sorted(board["supernet_version"].dropna().unique()),
         stages=[(name, (record.run.get("stages") or {}).get(name) or {}) for name in STAGES],
     )

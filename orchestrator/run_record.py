@@ -3,6 +3,7 @@
 Rows of a step may repeat after a worker was started again from a checkpoint: the last one counts.
 """
 
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,6 +43,8 @@ class RunRecord:
     retrain: pd.DataFrame
     scores: Sequence[Mapping[str, Any]]
     leaderboard: pd.DataFrame
+    ranking: Mapping[str, Any]
+    ranked: pd.DataFrame
 
     @property
     def models(self) -> list[dict[str, Any]]:
@@ -83,6 +86,8 @@ def read_run(store: RunStore) -> RunRecord:
         retrain=last_of_each_step("retrain", store.rows("retrain")),
         scores=scores,
         leaderboard=build_leaderboard(scores),
+        ranking=_json(store, "ranking.json"),
+        ranked=_frame(store, "ranking.parquet"),
     )
 
 
@@ -104,6 +109,15 @@ def _config(store: RunStore) -> Config | None:
             f"config.yaml in the run {store.uri} is not valid YAML: {error}"
         ) from None
     return parse(values or {})
+
+
+def _frame(store: RunStore, name: str) -> pd.DataFrame:
+    if not store.exists(name):
+        return pd.DataFrame()
+    try:
+        return pd.read_parquet(io.BytesIO(store.read_bytes(name)))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{name} in the run {store.uri} is no Parquet file: {error}") from error
 
 
 def _json(store: RunStore, name: str) -> Mapping[str, Any]:

@@ -5,13 +5,14 @@ evaluator reads the same files and comes to the same values.
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import yaml
 
-from orchestrator.config import Config, parse
+from orchestrator.config import Config, load, parse
 from orchestrator.limits import Limits
 from orchestrator.store import RunStore
 from supernet.cost import CostModel
@@ -48,6 +49,22 @@ class Run:
                 f"that 'magic-nas run --out' wrote"
             )
         return cls(store, parse(yaml.safe_load(store.read_bytes(CONFIG))))
+
+    @classmethod
+    def open_to_measure(cls, folder: str | Path, section: str, overrides: Sequence[str]) -> "Run":
+        """Read a run with settings of one section overridden; they are not kept.
+
+        Raises:
+            InvalidInput: if the folder holds no run, or an override is of another section.
+        """
+        run = cls.open(folder)
+        foreign = [text for text in overrides if not text.startswith(f"{section}.")]
+        if foreign:
+            raise InvalidInput(
+                f"a measurement changes nothing but keys of '{section}', but got --set "
+                f"{foreign[0]}: the rest is the run's; for other settings train another run"
+            )
+        return cls(run.store, load(run.store.local_path(CONFIG), overrides))
 
     @cached_property
     def space(self) -> SearchSpace:
