@@ -1,28 +1,25 @@
 """The DeepSpeed engine of a training worker; the only file that imports DeepSpeed.
 
-ZeRO stage 0 trains what is on the path and nothing else: whatever is off it does not require a
-gradient, so DeepSpeed neither reduces nor updates it. Stages 1 and 2 fill missing gradients with
-zeros, so weight decay and momentum move operators off the path too; a warning says so. Stage 3
-also re-applies an operator's last gradient, and is refused.
+Off the path nothing moves, at ZeRO stages 0, 1 and 2. At stage 0 DeepSpeed sees only the parameters
+that are on the path, so it reduces no others, and `PathAdamW` clips as PyTorch does. At stages 1
+and 2 it fills missing gradients with zeros and clips over all shards; `PathAdamW` then steps the
+stretches of its flat shards that are on the path. `docs/zero.md` says what else was tried.
 """
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 
-from supernet.engine import adam_state, build_adamw, load_adam_state, set_learning_rate
 from supernet.errors import InvalidInput
 from supernet.model import SuperNet
+from supernet.path_adamw import MOMENTS, PathAdamW, State, cut
 from supernet.settings import OptimiserSettings
 from supernet.space import Architecture
-
-logger = logging.getLogger(__name__)
-
-_MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def check_zero_stage(stage: int) -> None:
@@ -50,32 +47,26 @@ class DeepSpeedEngine:
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
         self._zero_stage = zero_stage
-        if zero_stage and self.rank == 0:
-            logger.warning(
-                "train.zero_stage=%d lets weight decay and momentum move operators that are off "
-                "the path; stage 0 does not",
-                zero_stage,
-            )
-        optimizer = build_adamw(model, settings)
+        self._optimizer = PathAdamW(model, settings, clip=not zero_stage)
         self._engine, *_ = deepspeed.initialize(
-            model=model,
-            optimizer=optimizer,
+            model=model if zero_stage else _OnPath(model, self._optimizer),
+            optimizer=self._optimizer,
             dist_init_required=False,
             config={
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "managed_gradient_accumulation": False,
-                "gradient_clipping": settings.clip_norm,
+                "gradient_clipping": settings.clip_norm if zero_stage else 0.0,
                 "zero_optimization": {"stage": zero_stage},
                 "zero_allow_untested_optimizer": True,
                 "steps_per_print": 10**12,
             },
         )
-        self._optimizer = optimizer
+        if zero_stage:
+            self._use_shards()
 
     def begin(self, paths: Sequence[Architecture]) -> None:
         """Start an optimisation step that trains these paths."""
-        if not self._zero_stage:
-            self.model.only_path_requires_grad(*paths)
+        self._optimizer.on_path.begin(paths)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of this worker's share; DeepSpeed averages, so scale back to a sum."""
@@ -83,7 +74,7 @@ class DeepSpeedEngine:
 
     def update(self, learning_rate: float) -> None:
         """Reduce over the workers, clip, and take the optimiser step."""
-        set_learning_rate(self._engine.optimizer, learning_rate)
+        self._optimizer.set_learning_rate(learning_rate)
         self._engine.step()
 
     def total(self, values: Sequence[float]) -> list[float]:
@@ -92,57 +83,63 @@ class DeepSpeedEngine:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor.tolist()]
 
-    def optimizer_state(self) -> dict[str, torch.Tensor]:
-        """Optimiser state, whole, by "<state>/<parameter>"."""
-        if not self._zero_stage:
-            return adam_state(self.model, self._optimizer)
-        from deepspeed.utils import safe_get_full_optimizer_state
-
-        self._link_states()
-        state = {}
-        for name, parameter in self.model.named_parameters():
-            for moment in _MOMENTS:
-                state[f"{moment}/{name}"] = safe_get_full_optimizer_state(parameter, moment)
-            state[f"step/{name}"] = self._flat_states()[0]["step"].clone()
-        return state
+    def optimizer_state(self) -> State:
+        """Optimiser state, whole, by "<state>/<parameter>"; none of what never took a step."""
+        own = self._optimizer.own_state()
+        return self._joined(own) if self._zero_stage else own
 
     def load_optimizer_state(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Take over what `optimizer_state` gave, on any number of workers and any stage.
+        """Take over what `optimizer_state` gave, on any number of workers and any stage."""
+        self._optimizer.load_own_state(state)
 
-        Stages 1 and 2 count one number of steps for all parameters: the highest.
-        """
-        if not self._zero_stage:
-            load_adam_state(self.model, self._optimizer, state)
-            return
-        from deepspeed.utils import safe_set_full_optimizer_state
-
-        self._link_states()
-        for name, parameter in self.model.named_parameters():
-            for moment in _MOMENTS:
-                if f"{moment}/{name}" in state:
-                    safe_set_full_optimizer_state(parameter, state[f"{moment}/{name}"], moment)
-        steps = [tensor for key, tensor in state.items() if key.startswith("step/")]
-        for flat in self._flat_states():
-            flat["step"].copy_(torch.stack(steps).max())
-
-    def _link_states(self) -> None:
-        """Give every shard its state and tell each parameter where its own part of it lies.
-
-        DeepSpeed does the latter after the first group's first step, when others have no state.
-        """
-        from deepspeed.utils import lazy_init_hp_params_optimizer_state
-
+    def _use_shards(self) -> None:
+        """Tell the optimiser which stretches of this worker's shards are whose."""
         zero = self._engine.optimizer
-        states = zero.optimizer.state
-        shards = zero.single_partition_of_fp32_groups
-        for parameters, shard in zip(zero.bit16_groups, shards, strict=True):
-            if not states[shard]:
-                states[shard] = {moment: torch.zeros_like(shard) for moment in _MOMENTS}
-                states[shard]["step"] = torch.zeros((), device=shard.device)
-            lazy_init_hp_params_optimizer_state(parameters, shard, states)
+        names = {parameter: name for name, parameter in self.model.named_parameters()}
+        for number, group in enumerate(self._optimizer.param_groups):
+            parameters = zero.round_robin_bit16_groups[number]
+            offsets = zero.round_robin_bit16_offsets[number]
+            group["pieces"] = cut(
+                zero.single_partition_of_fp32_groups[number],
+                start=self.rank * zero.partition_size[number],
+                parameters=[
+                    (names[parameter], offset, parameter.numel())
+                    for parameter, offset in zip(parameters, offsets, strict=True)
+                ],
+            )
 
-    def _flat_states(self) -> list[dict[str, Any]]:
-        return list(self._engine.optimizer.optimizer.state.values())
+    def _joined(self, own: State) -> State:
+        """Whole states from every worker's pieces."""
+        parameters = dict(self.model.named_parameters())
+        none = torch.zeros((), device=self._engine.device)
+        steps = torch.stack([own.get(f"step/{name}", none) for name in parameters])
+        dist.all_reduce(steps, op=dist.ReduceOp.MAX)
+        pieces = dict(self._optimizer.pieces())
+        state = {}
+        for (name, parameter), step in zip(parameters.items(), steps, strict=True):
+            if not step:
+                continue
+            state[f"step/{name}"] = step.clone()
+            for moment in MOMENTS:
+                whole = torch.zeros_like(parameter, requires_grad=False)
+                if name in pieces:
+                    pieces[name].write(own[f"{moment}/{name}"], into=whole)
+                dist.all_reduce(whole.view(torch.int32))  # as bits, so that -0.0 stays -0.0
+                state[f"{moment}/{name}"] = whole
+        return state
+
+
+class _OnPath(nn.Module):
+    """The super-net as DeepSpeed sees it at stage 0: its parameters are those on the path."""
+
+    def __init__(self, model: SuperNet, optimizer: PathAdamW) -> None:
+        super().__init__()
+        self.model = model
+        self._optimizer = optimizer
+
+    def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
+        """The parameters that the step may move."""
+        yield from self._optimizer.on_path.named.items()
 
 
 def import_deepspeed(*, cpu: bool) -> Any:

@@ -1,26 +1,32 @@
-"""The DeepSpeed engine: stage 0 is plain PyTorch to the bit, states move between the stages.
+"""The DeepSpeed engine: plain PyTorch on the path, nothing off it, states that move between stages.
 
 A world of one with gloo lives in this process for the length of the module; two workers are
 processes of their own.
 """
 
-import logging
 import os
+import random
+import signal
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from memory_files import MemoryFiles
+from test_path_adamw import HARD, two_paths
 from training_jobs import Recorder, job, largest_difference, settings, supernet, train_plainly
 
+from benchmarks.path_watch import PathWatch
+from orchestrator.store import RunStore
 from supernet.checkpoint import latest_checkpoint
 from supernet.deepspeed_engine import DeepSpeedEngine
 from supernet.errors import InvalidInput
+from supernet.path_adamw import PathParameters
 from supernet.training import train
 
 STAGES = (0, 1, 2)
 RECIPE = settings(steps=10, learning_rate=1e-3, warmup_steps=2)
+RESUMED = settings(steps=20, checkpoint_steps=5)
 
 
 @pytest.fixture(scope="module")
@@ -34,129 +40,206 @@ def world_of_one(tmp_path_factory):
         dist.destroy_process_group()
 
 
-def train_with_deepspeed(recipe=RECIPE, *, stage, files=None, resume_from=None, dropout=0.1):
-    """Train the super-net in this process' world; returns the engine."""
+def deepspeed_engine(recipe=RECIPE, *, stage, weights=None, dropout=0.1, kind=DeepSpeedEngine):
+    """An engine in this process' world."""
     model = supernet(dropout=dropout)
-    if resume_from is not None:
-        model.load_state_dict(dict(resume_from.weights))
+    if weights is not None:
+        model.load_state_dict(dict(weights))
     micro_batch = recipe.batch_size // (recipe.accumulation * dist.get_world_size())
-    engine = DeepSpeedEngine(model, recipe, zero_stage=stage, micro_batch=micro_batch)
+    return kind(model, recipe, zero_stage=stage, micro_batch=micro_batch)
+
+
+def train_with_deepspeed(
+    recipe=RECIPE, *, stage, files=None, resume_from=None, kind=DeepSpeedEngine, **changes
+):
+    """Train the super-net in this process' world; returns the engine."""
+    weights = resume_from and resume_from.weights
+    engine = deepspeed_engine(recipe, stage=stage, weights=weights, kind=kind, **changes)
     train(engine, job(recipe, files=files), Recorder(), resume_from=resume_from)
     return engine
+
+
+def watched_training(stage, *, steps=8, **changes):
+    """Train two paths a step with everything that could drag what is off them."""
+    recipe = settings(**{**HARD, "steps": steps, **changes})
+    watch = PathWatch(deepspeed_engine(recipe, stage=stage, dropout=0.0))
+    train(watch, job(recipe, plan=two_paths), Recorder(), resume_from=None)
+    return watch
 
 
 def copied(tensors):
     return {name: tensor.clone() for name, tensor in tensors.items()}
 
 
+def same_bits(one, other):
+    """Whether two sets of tensors of the same names agree in every bit."""
+    assert one.keys() == other.keys()
+    return all(
+        one[name].reshape(-1).view(torch.int32).equal(other[name].reshape(-1).view(torch.int32))
+        for name in one
+    )
+
+
+@pytest.mark.parametrize("stage", STAGES)
 @pytest.mark.parametrize(
     ("changes", "bound"),
     [
-        ({"clip_norm": 0}, 0),
+        ({"clip_norm": 0, "weight_decay": 0.3}, 0),
         ({"clip_norm": 0, "accumulation": 2}, 0),
-        ({"clip_norm": 1.0}, 1e-6),  # DeepSpeed sums up the norm in another order
+        ({"clip_norm": 0, "precision": "bf16"}, 0),
         ({"clip_norm": 0.1, "accumulation": 2}, 1e-6),
     ],
 )
-def test_stage_0_trains_as_plain_pytorch(world_of_one, changes, bound):
+def test_every_stage_trains_as_plain_pytorch(world_of_one, stage, changes, bound):
     recipe = settings(steps=10, learning_rate=1e-3, warmup_steps=2, **changes)
     plain = train_plainly(recipe)
-    engine = train_with_deepspeed(recipe, stage=0)
+    engine = train_with_deepspeed(recipe, stage=stage)
+    if not stage:
+        bound = 0  # stages 1 and 2 sum up the norm in another order
     assert largest_difference(plain.state_dict(), engine.model.state_dict()) <= bound
 
 
-def test_stage_0_resumes_from_its_checkpoint_to_the_bit(world_of_one):
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_off_the_path_not_a_bit_moves(world_of_one, stage, precision):
+    watch = watched_training(stage, precision=precision)
+    assert watch.off_path_moved == 0
+    assert watch.on_path_moved > 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_is_off_the_path_moves_if_the_engine_is_not_told(world_of_one, stage, monkeypatch):
+    monkeypatch.setattr(PathParameters, "begin", lambda self, paths: None)
+    assert watched_training(stage).off_path_moved > 0
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_training_resumes_from_its_checkpoint_to_the_bit(world_of_one, stage):
     files = MemoryFiles()
-    undisturbed = train_with_deepspeed(settings(steps=20), stage=0, files=files)
+    undisturbed = train_with_deepspeed(settings(steps=20), stage=stage, files=files)
     files.delete("supernet/step-00000020")
     checkpoint = latest_checkpoint(files, "supernet")
     assert checkpoint.step == 10
-    resumed = train_with_deepspeed(settings(steps=20), stage=0, resume_from=checkpoint)
-    assert largest_difference(undisturbed.model.state_dict(), resumed.model.state_dict()) == 0
-
-
-def test_stage_0_leaves_operators_off_the_path_as_they_are(world_of_one):
-    engine = train_with_deepspeed(settings(steps=1, weight_decay=0.5), stage=0)
-    fresh, moved = supernet().state_dict(), engine.model.state_dict()
-    still = [name for name in fresh if "chain" in name and fresh[name].equal(moved[name])]
-    assert still and len(still) < sum("chain" in name for name in fresh)
-
-
-@pytest.mark.parametrize("stage", [1, 2])
-def test_stages_1_and_2_train_and_warn_of_what_they_move(world_of_one, stage, caplog):
-    with caplog.at_level(logging.WARNING, logger="supernet"):
-        engine = train_with_deepspeed(stage=stage)
-    assert f"train.zero_stage={stage}" in caplog.text and "off the path" in caplog.text
-    plain, ours = train_plainly(RECIPE).state_dict(), engine.model.state_dict()
-    assert 0 < largest_difference(plain, ours) < 0.05
-    assert largest_difference(supernet().state_dict(), ours) > 1e-3
+    resumed = train_with_deepspeed(settings(steps=20), stage=stage, resume_from=checkpoint)
+    assert same_bits(undisturbed.model.state_dict(), resumed.model.state_dict())
+    assert same_bits(undisturbed.optimizer_state(), resumed.optimizer_state())
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_the_optimisers_state_moves_from_stage_0_and_back(world_of_one, stage):
     before = copied(train_with_deepspeed(stage=0).optimizer_state())
-    sharded = DeepSpeedEngine(supernet(), RECIPE, zero_stage=stage, micro_batch=8)
+    assert len({float(before[name]) for name in before if name.startswith("step/")}) > 1
+    sharded = deepspeed_engine(stage=stage)
     sharded.load_optimizer_state(before)
     moved = copied(sharded.optimizer_state())
-    assert before.keys() <= moved.keys()
-    for name, tensor in before.items():
-        if not name.startswith("step/"):
-            assert tensor.equal(moved[name]), name
-    assert {float(moved[name]) for name in moved if name.startswith("step/")} == {10.0}
+    assert same_bits(before, moved)
 
-    back = DeepSpeedEngine(supernet(), RECIPE, zero_stage=0, micro_batch=8)
+    back = deepspeed_engine(stage=0)
     back.load_optimizer_state(moved)
-    assert largest_difference(copied(back.optimizer_state()), moved) == 0
-
-
-@pytest.mark.parametrize("stage", [1, 2])
-def test_a_sharded_training_resumes_where_it_stopped(world_of_one, stage):
-    files = MemoryFiles()
-    undisturbed = train_with_deepspeed(settings(steps=20), stage=stage, files=files)
-    files.delete("supernet/step-00000020")
-    checkpoint = latest_checkpoint(files, "supernet")
-    resumed = train_with_deepspeed(settings(steps=20), stage=stage, resume_from=checkpoint)
-    assert largest_difference(undisturbed.model.state_dict(), resumed.model.state_dict()) < 1e-6
+    assert same_bits(back.optimizer_state(), before)
 
 
 def test_a_checkpoint_of_plain_pytorch_goes_on_with_deepspeed(world_of_one):
     files = MemoryFiles()
-    recipe = settings(steps=20, clip_norm=0)
+    recipe = settings(steps=20)
     undisturbed = train_plainly(recipe, files=files)
     files.delete("supernet/step-00000020")
     checkpoint = latest_checkpoint(files, "supernet")
     resumed = train_with_deepspeed(recipe, stage=0, resume_from=checkpoint)
-    assert largest_difference(undisturbed.state_dict(), resumed.model.state_dict()) == 0
+    assert same_bits(undisturbed.state_dict(), resumed.model.state_dict())
 
 
 def test_stage_3_is_refused_before_anything_is_built():
     with pytest.raises(InvalidInput, match=r"0, 1 or 2, but got 3.*use stage 2"):
-        DeepSpeedEngine(supernet(), RECIPE, zero_stage=3, micro_batch=8)
+        deepspeed_engine(stage=3)
 
 
-def _worker(rank, meeting, out):
-    """One of two workers: trains with each stage and writes the weights that it comes to."""
+def _join(rank, meeting):
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
     dist.init_process_group("gloo", init_method=f"file://{meeting}", rank=rank, world_size=2)
+
+
+def _worker(rank, folder):
+    """One of two workers: what each stage comes to, what moved, and what becomes of a state."""
+    _join(rank, folder / "meeting")
+    one = torch.load(folder / "one.pt", weights_only=True)
     for stage in STAGES:
         files = MemoryFiles()
         engine = train_with_deepspeed(stage=stage, files=files, dropout=0.0)
-        found = {"weights": engine.model.state_dict(), "state": engine.optimizer_state()}
-        torch.save(found, f"{out}-{stage}-{rank}.pt")
         assert bool(files.data) == (rank == 0)
+        watches = [watched_training(stage, steps=4, precision=kind) for kind in ("fp32", "bf16")]
+        loaded = deepspeed_engine(stage=stage)
+        loaded.load_optimizer_state(one)
+        found = {
+            "weights": engine.model.state_dict(),
+            "state": engine.optimizer_state(),
+            "loaded": loaded.optimizer_state(),
+            "off": torch.tensor([float(watch.off_path_moved) for watch in watches]),
+            "on": torch.tensor([float(watch.on_path_moved) for watch in watches]),
+        }
+        torch.save(found, folder / f"{stage}-{rank}.pt")
     dist.destroy_process_group()
 
 
 @pytest.mark.slow
 def test_two_workers_train_as_one_on_the_joined_batch(tmp_path, world_of_one):
-    mp.spawn(_worker, args=(tmp_path / "meeting", tmp_path / "worker"), nprocs=2)
+    one = train_with_deepspeed(stage=0, dropout=0.0)
+    wanted = {"weights": one.model.state_dict(), "state": one.optimizer_state()}
+    torch.save(wanted["state"], tmp_path / "one.pt")
+    mp.spawn(_worker, args=(tmp_path,), nprocs=2)
     for stage in STAGES:
-        one = train_with_deepspeed(stage=stage, dropout=0.0)
-        wanted = {"weights": one.model.state_dict(), "state": one.optimizer_state()}
         first, second = (
-            torch.load(tmp_path / f"worker-{stage}-{rank}.pt", weights_only=True) for rank in (0, 1)
+            torch.load(tmp_path / f"{stage}-{rank}.pt", weights_only=True) for rank in (0, 1)
         )
         for part in ("weights", "state"):
-            assert largest_difference(first[part], second[part]) == 0
+            assert same_bits(first[part], second[part])
             assert largest_difference(wanted[part], first[part]) < 1e-5
+        for found in (first, second):
+            assert same_bits(found["loaded"], wanted["state"])
+            assert not found["off"].any() and found["on"].all()
+
+
+class DyingEngine(DeepSpeedEngine):
+    """Ends the second worker's process at an update, as a lost machine would."""
+
+    dies_at = None
+
+    def update(self, learning_rate):
+        if self.rank == 1 and self.dies_at == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.dies_at is not None:
+            self.dies_at -= 1
+        super().update(learning_rate)
+
+
+def _mortal_worker(rank, folder, stage, dies_at):
+    """One of two workers that trains from the newest checkpoint in the folder."""
+    _join(rank, folder / f"meeting-{dies_at}")
+    DyingEngine.dies_at = dies_at
+    files = RunStore(folder / "run")
+    newest = latest_checkpoint(files, "supernet") if files.exists("supernet") else None
+    assert dies_at is not None or newest.step < RESUMED.steps
+    resumed = train_with_deepspeed(
+        RESUMED, stage=stage, files=files, resume_from=newest, kind=DyingEngine
+    )
+    torch.save(resumed.model.state_dict(), folder / f"resumed-{rank}.pt")
+    if dies_at is None:
+        undisturbed = train_with_deepspeed(RESUMED, stage=stage)
+        torch.save(undisturbed.model.state_dict(), folder / f"undisturbed-{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", [0, 2])
+def test_a_training_whose_worker_is_killed_resumes_to_the_bit(tmp_path, stage):
+    dies_at = random.randrange(5, RESUMED.steps)
+    with pytest.raises((mp.ProcessExitedException, mp.ProcessRaisedException)):
+        mp.spawn(_mortal_worker, args=(tmp_path, stage, dies_at), nprocs=2)
+    assert not (tmp_path / "resumed-0.pt").exists(), f"worker 1 was to die at step {dies_at}"
+    mp.spawn(_mortal_worker, args=(tmp_path, stage, None), nprocs=2)
+    resumed, undisturbed = (
+        torch.load(tmp_path / f"{name}-0.pt", weights_only=True)
+        for name in ("resumed", "undisturbed")
+    )
+    assert same_bits(resumed, undisturbed), f"killed at step {dies_at}"

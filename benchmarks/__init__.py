@@ -1,0 +1,1 @@
+"""Measurements of what the README and the documents claim; each prints one JSON line last."""
