@@ -49,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _report(options)
         elif options.command == "rank":
             _rank(options)
+        elif options.command == "interference":
+            _interference(options)
         else:
             _run(options)
     except InvalidInput as error:
@@ -100,6 +102,11 @@ def _parser() -> argparse.ArgumentParser:
     ranking.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
     _add_overrides(ranking, "rank.children=60")
     _add_where(ranking)
+    measure = commands.add_parser(
+        "interference", help="measure how children that share operators disturb one another"
+    )
+    measure.add_argument("run", help="the run's folder")
+    _add_overrides(measure, "interference.groups=20")
     return parser
 
 
@@ -184,6 +191,16 @@ def _show(options: argparse.Namespace) -> None:
     from orchestrator.leaderboard import format_leaderboard, load_leaderboard
 
     print(format_leaderboard(load_leaderboard(options.run), top=options.top))
+
+
+def _interference(options: argparse.Namespace) -> None:
+    from orchestrator.interference import ROWS, SUMMARY, interference
+    from orchestrator.interference_summary import format_findings
+    from orchestrator.store import RunStore
+
+    print(format_findings(interference(options.run, options.overrides)))
+    uri = RunStore(options.run).uri
+    print("".join(f"\n{uri}/{name}" for name in (ROWS, SUMMARY, "report.html")))
 
 
 if __name__ == "__main__":

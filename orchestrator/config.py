@@ -60,6 +60,20 @@ class RetrainSettings(OptimiserSettings):
     """Sequences of the test split for the final figures."""
 
 
+class InterferenceSettings(Settings):
+    """How `magic-nas interference` measures; changes nothing that a run does."""
+
+    groups: Annotated[int, Field(ge=2, le=10_000)] = 40
+    """Groups of children, each on its own training batch; intervals are over groups."""
+    children: Annotated[int, Field(ge=1, le=100)] = 11
+    """Children per group beside its first; all pairs of a group are compared."""
+    checkpoints: tuple[str, ...] = ()
+    """Such as [initialisation, step-00000400]; empty: initialisation and all that are kept."""
+    batch_size: Positive = 32
+    replicates: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """Bootstrap draws behind each interval."""
+
+
 class RankSettings(Settings):
     """How `magic-nas rank` compares the super-net with stand-alone training."""
 
@@ -86,6 +100,7 @@ class Config(Settings):
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     retrain: RetrainSettings = RetrainSettings()
+    interference: InterferenceSettings = InterferenceSettings()
     rank: RankSettings = RankSettings()
 
     def to_yaml(self) -> str:

@@ -24,7 +24,7 @@ from supernet.errors import InvalidInput, RunConflict
 
 STAGES = ("data", "train", "search", "retrain", "export", "report")
 NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
-FREE_KEYS = ("train.workers", "search.evaluators", "rank.")
+FREE_KEYS = ("train.workers", "search.evaluators", "interference.", "rank.")
 """Beginnings of keys that change where the work is done, or what is measured of it afterwards, but
 not what comes out: they may differ on resuming."""
 

@@ -18,6 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from orchestrator import plots, ranking_plots, ranking_summary
+from orchestrator.interference_plots import draw_interference
+from orchestrator.interference_summary import format_estimate, headline
 from orchestrator.leaderboard import human, pareto_front
 from orchestrator.run_record import STAGES, RunRecord, read_run
 from orchestrator.store import RunStore
@@ -74,7 +76,8 @@ def draw_plots(record: RunRecord) -> dict[str, bytes]:
             partial(ranking_plots.ranking_taus, record.ranking),
         ),
     }
-    return {name: draw() for name, (has_data, draw) in wanted.items() if has_data}
+    drawn = {name: draw() for name, (has_data, draw) in wanted.items() if has_data}
+    return drawn | draw_interference(record.interference)
 
 
 def render(record: RunRecord, drawn: Mapping[str, bytes]) -> str:
@@ -92,6 +95,8 @@ def render(record: RunRecord, drawn: Mapping[str, bytes]) -> str:
         percent=percent,
         duration=duration,
         breakable=breakable,
+        estimate=format_estimate,
+        headline=headline,
         figure=figure,
     )
     board = record.leaderboard

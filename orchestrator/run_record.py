@@ -43,6 +43,7 @@ class RunRecord:
     retrain: pd.DataFrame
     scores: Sequence[Mapping[str, Any]]
     leaderboard: pd.DataFrame
+    interference: Mapping[str, Any]
     ranking: Mapping[str, Any]
     ranked: pd.DataFrame
 
@@ -86,6 +87,7 @@ def read_run(store: RunStore) -> RunRecord:
         retrain=last_of_each_step("retrain", store.rows("retrain")),
         scores=scores,
         leaderboard=build_leaderboard(scores),
+        interference=_json(store, "interference.json"),
         ranking=_json(store, "ranking.json"),
         ranked=_frame(store, "ranking.parquet"),
     )
