@@ -51,7 +51,7 @@ def test_deepspeed_is_imported_in_one_file_only() -> None:
 def test_importing_the_packages_loads_nothing_heavy() -> None:
     code = (
         "import sys, orchestrator, supernet, evaluators, orchestrator.cli\n"
-        "print({'torch', 'ray', 'deepspeed', 'transformers', 'pandas'} & set(sys.modules))"
+        "print({'torch', 'ray', 'deepspeed', 'transformers', 'pandas', 'scipy'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
