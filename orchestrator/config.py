@@ -6,7 +6,7 @@ Everything that can be known to be wrong without data or a cluster is refused he
 import difflib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -194,7 +194,10 @@ def _explain(error: dict[str, Any]) -> str:
 def _known_keys(path: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Config
     for part in path:
-        inner = model.model_fields[str(part)].annotation
-        assert isinstance(inner, type) and issubclass(inner, BaseModel)
-        model = inner
+        declared = model.model_fields[str(part)].annotation
+        (model,) = [
+            kind
+            for kind in (declared, *get_args(declared))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
     return list(model.model_fields)

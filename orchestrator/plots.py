@@ -60,6 +60,25 @@ def supernet_loss(train: pd.DataFrame, probe: pd.DataFrame, unigram_nats: float 
         return _png(figure)
 
 
+def anchors(anchor: pd.DataFrame, train: pd.DataFrame) -> bytes:
+    """The loss of each new anchor and of the one it replaced; below, the alignment loss."""
+    with rc_context(_STYLE):
+        figure, axes = _axes()
+        axes.remove()
+        above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 1))
+        above.step(anchor["step"], anchor["val_loss_nats"], where="post", color=BLUE)
+        above.plot(anchor["step"], anchor["val_loss_nats"], "o", color=BLUE, label="new anchor")
+        above.plot(
+            anchor["step"], anchor["previous_loss_nats"], "x", color=RED, label="anchor it replaced"
+        )
+        aligned = train[train["step"] >= anchor["step"].min()]
+        below.plot(aligned["step"], aligned["alignment_loss"], color=GREEN, linewidth=1)
+        _name_axes(above, "", "held-out loss (nats)")
+        _name_axes(below, "optimiser step", "alignment loss")
+        _legend_below(figure, above)
+        return _png(figure)
+
+
 def score_against_params(board: pd.DataFrame, limit: float | None) -> bytes:
     """Every scored child, the Pareto front, the best child, and the limit on parameters."""
     with rc_context(_STYLE):

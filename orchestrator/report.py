@@ -23,6 +23,7 @@ from orchestrator.interference_summary import format_estimate, headline
 from orchestrator.leaderboard import human, pareto_front
 from orchestrator.run_record import STAGES, RunRecord, read_run
 from orchestrator.store import RunStore
+from supernet.settings import TrainSettings
 from supernet.space import SEPARATOR, Architecture, SearchSpace
 
 _SPLITS = ("train", "valid", "test")
@@ -52,6 +53,10 @@ def draw_plots(record: RunRecord) -> dict[str, bytes]:
         "supernet_loss": (
             _has_curve(record),
             partial(plots.supernet_loss, record.train, record.probe, valid),
+        ),
+        "anchors": (
+            not record.anchor.empty,
+            partial(plots.anchors, record.anchor, record.train),
         ),
         "score_against_params": (
             bool(board["num_params"].notna().any()),
@@ -110,6 +115,7 @@ def render(record: RunRecord, drawn: Mapping[str, bytes]) -> str:
         splits=describe_data(record.data),
         plots={name: base64.b64encode(png).decode() for name, png in drawn.items()},
         probe_paths=sorted(record.probe.dropna()["architecture"].unique()),
+        anchors=record.anchor.to_dict("records"),
         top=board.head(10).to_dict("records"),
         front_size=len(pareto_front(board)),
         failed=sum(row.get("error") is not None for row in record.scores),
@@ -197,6 +203,7 @@ def _describe_config(record: RunRecord) -> list[tuple[str, str]]:
             f"{config.space.hidden_size}",
         ),
         ("Path sampler", _plugin(train.sampler)),
+        ("Alignment", _alignment(train)),
         ("Super-net training", _recipe(train)),
         (
             "Searcher",
@@ -351,6 +358,17 @@ def _of_split(value: Any, split: str) -> float | None:
 def _plugin(settings: Mapping[str, Any]) -> str:
     others = _pairs({key: value for key, value in settings.items() if key != "name"})
     return str(settings.get("name", "not named")) + (f" ({others})" if others else "")
+
+
+def _alignment(settings: TrainSettings) -> str:
+    align = settings.align
+    if align is None or not align.weight:
+        return "none"
+    layers = "all layers" if align.layers is None else f"layers {_plain(align.layers)}"
+    return (
+        f"MAGIC-A with λ {align.weight:g} on {layers}, from step "
+        f"{round(align.start * settings.steps):,} on"
+    )
 
 
 def _recipe(settings: Any) -> str:

@@ -21,11 +21,13 @@ STAGES = ("data", "train", "search", "retrain", "export", "report")
 _STEP_KEYS = {
     "train": ("step",),
     "probe": ("architecture", "step"),
+    "anchor": ("step",),
     "retrain": ("name", "step"),
 }
 _NUMBERS = {
-    "train": ("loss_nats", "learning_rate", "tokens_per_s"),
+    "train": ("loss_nats", "alignment_loss", "learning_rate", "tokens_per_s"),
     "probe": ("val_loss_nats",),
+    "anchor": ("val_loss_nats", "previous_loss_nats"),
     "retrain": ("loss_nats", "val_loss_nats"),
 }
 
@@ -40,6 +42,7 @@ class RunRecord:
     data: Mapping[str, Any]
     train: pd.DataFrame
     probe: pd.DataFrame
+    anchor: pd.DataFrame
     retrain: pd.DataFrame
     scores: Sequence[Mapping[str, Any]]
     leaderboard: pd.DataFrame
@@ -84,6 +87,7 @@ def read_run(store: RunStore) -> RunRecord:
         data=_json(store, "data/summary.json"),
         train=last_of_each_step("train", store.rows("train")),
         probe=last_of_each_step("probe", store.rows("probe")),
+        anchor=last_of_each_step("anchor", store.rows("anchor"), text=("architecture",)),
         retrain=last_of_each_step("retrain", store.rows("retrain")),
         scores=scores,
         leaderboard=build_leaderboard(scores),
@@ -93,10 +97,12 @@ def read_run(store: RunStore) -> RunRecord:
     )
 
 
-def last_of_each_step(kind: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def last_of_each_step(
+    kind: str, rows: Sequence[Mapping[str, Any]], *, text: tuple[str, ...] = ()
+) -> pd.DataFrame:
     """Rows of a kind as a frame, in the order of steps, without those that a restart repeated."""
     keys, numbers = list(_STEP_KEYS[kind]), list(_NUMBERS[kind])
-    frame = pd.DataFrame(list(rows)).reindex(columns=[*keys, *numbers])
+    frame = pd.DataFrame(list(rows)).reindex(columns=[*keys, *text, *numbers])
     frame[numbers] = frame[numbers].astype("float64")
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, ignore_index=True)
 

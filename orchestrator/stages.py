@@ -22,7 +22,7 @@ from supernet.checkpoint import latest_checkpoint, load_checkpoint, version_of
 from supernet.data.masking import unigram_nats
 from supernet.data.prepare import prepare
 from supernet.data.summary import check_batch
-from supernet.errors import InvalidInput, MagicNasError, RunConflict
+from supernet.errors import InvalidInput, MagicNasError, RunConflict, SuperNetCollapsed
 from supernet.space import Architecture
 
 LEARNT_NATS = 0.5
@@ -143,6 +143,33 @@ def train(run: Run, on: Workers) -> None:
     with Progress("train", total=total, unit="step", initial=initial) as progress:
         on.train(run, lambda row: _show_training(progress, row))
         progress.at(total)
+    _check_learnt(run)
+
+
+def _check_learnt(run: Run) -> None:
+    """Record how far the probe paths came below the unigrams; too little is a collapse."""
+    settings = run.config.train
+    last = [row for row in run.store.rows("probe") if row["step"] == settings.steps]
+    losses = {row["architecture"]: row["val_loss_nats"] for row in last}
+    if not losses:
+        return
+    loss = sum(losses.values()) / len(losses)
+    unigram = unigram_nats(
+        run.data_folder, "valid", num_sequences=settings.probe_sequences, seed=run.config.seed
+    )
+    margin = settings.collapsed_within_nats
+    collapsed = margin is not None and not loss < unigram - margin
+    update_info(
+        run.store,
+        supernet={"probe_loss_nats": loss, "unigram_nats": unigram, "collapsed": collapsed},
+    )
+    if collapsed:
+        raise SuperNetCollapsed(
+            f"the super-net has collapsed: its probe paths must end {margin} nats below the "
+            f"training unigrams ({unigram:.3f} nats on the same targets), but are at {loss:.3f} "
+            f"nats on average: train longer, or lower train.align.weight if alignment is on, and "
+            f"give another output folder"
+        )
 
 
 def _show_training(progress: Progress, row: dict[str, Any]) -> None:

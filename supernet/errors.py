@@ -5,6 +5,7 @@
     │   ├── CheckpointDamaged     a file differs from what its manifest says
     │   └── RunConflict           the run's folder belongs to another configuration or driver
     ├── TrainingDiverged      the loss is no longer finite
+    ├── SuperNetCollapsed     the super-net learnt nothing beyond token frequencies
     └── StorageFailed         the run's storage refused a write (full, read-only, gone)
 
 Every message gives the rule, the value that breaks it, and the remedy.
@@ -29,6 +30,10 @@ class RunConflict(InvalidInput):
 
 class TrainingDiverged(MagicNasError):
     """The loss became NaN or infinite; the last good checkpoint was kept."""
+
+
+class SuperNetCollapsed(MagicNasError):
+    """The super-net's children are no better than the training unigrams: nothing to rank."""
 
 
 class StorageFailed(MagicNasError):

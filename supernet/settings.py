@@ -159,6 +159,9 @@ class TrainSettings(OptimiserSettings):
     workers: Positive | None = None
     """Training workers; none: one per GPU of the cluster, or per CPU core where it has none."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
+    collapsed_within_nats: float | None = 0.1
+    """The super-net has collapsed, and the run fails, if its probe paths do not end this far below
+    the training unigrams' cross-entropy; our own bar. None: not checked."""
     probe_paths: Annotated[int, Field(ge=0)] = 3
     """How many fixed paths have their valid loss measured at each checkpoint."""
     probe_sequences: Positive = 64

@@ -13,7 +13,8 @@ SENTENCE = "the a cat dog sees hears runs sleeps over under red small house tree
 CONFIG = """\
 data: {{source: {text}, vocab_size: 200, sequence_length: 16}}
 space: {{layers: 3, hidden_size: 16}}
-train: {{steps: 60, batch_size: 8, checkpoint_steps: 20, warmup_steps: 5}}
+train:
+  {{steps: 60, batch_size: 8, checkpoint_steps: 20, warmup_steps: 5, collapsed_within_nats: null}}
 search:
   candidates: 20
   batch_size: 4

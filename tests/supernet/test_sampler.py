@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from spaces import search_spaces
 
 from supernet.errors import InvalidInput
-from supernet.sampler import SAMPLERS, MagicTSampler, UniformSampler, build_sampler
+from supernet.sampler import (
+    SAMPLERS,
+    FairNASSampler,
+    MagicTSampler,
+    ShuffledWalkSampler,
+    UniformSampler,
+    build_sampler,
+)
 from supernet.space import OperatorSpec, SearchSpace
 
 HERE = Path(__file__).parent
@@ -104,6 +111,44 @@ def test_magic_t_changes_exactly_so_many_layers_a_step(space, seed, start, data)
     assert all(a.distance(b) == changes for a, b in zip(walk, walk[1:], strict=False))
 
 
+def operators_used(paths, layer):
+    return sorted(path.operators[layer] for path in paths)
+
+
+@settings(max_examples=30)
+@given(search_spaces(), st.integers(0, 2**32), st.integers(0, 500))
+def test_fairnas_uses_every_operator_of_every_layer_once_a_block(space, seed, start):
+    size = max(map(len, space.layers))
+    accumulated = FairNASSampler(space, seed=seed).plan(start, 3)
+    single = FairNASSampler(space, seed=seed, accumulate=False).plan(start * size, 3 * size)
+    assert [(path,) for block in accumulated for path in block] == single
+    for block in accumulated:
+        assert len(block) == size
+        for layer, names in enumerate(space.layers):
+            if len(names) == size:
+                assert operators_used(block, layer) == sorted(names)
+            counts = [operators_used(block, layer).count(name) for name in names]
+            assert max(counts) - min(counts) <= 1
+
+
+def test_fairnas_draws_each_layer_on_its_own():
+    paths = [path for block in FairNASSampler(SPACE, seed=0).plan(0, 500) for path in block]
+    same = sum(path.operators[0] == path.operators[1] for path in paths) / len(paths)
+    assert same == pytest.approx(1 / 3, abs=0.05)
+
+
+@pytest.mark.parametrize("changes", [1, 3])
+def test_the_shuffled_walk_trains_the_walks_paths_in_another_order(changes):
+    walk = MagicTSampler(SPACE, seed=3, changes=changes).plan(0, 900)
+    shuffled = ShuffledWalkSampler(SPACE, seed=3, changes=changes, block=300).plan(0, 900)
+    for first in (0, 300, 600):
+        block, same = shuffled[first : first + 300], walk[first : first + 300]
+        assert sorted(map(str, block)) == sorted(map(str, same))
+        assert block != same
+    distances = [a.distance(b) for (a,), (b,) in zip(shuffled, shuffled[1:], strict=False)]
+    assert sum(distances) / len(distances) > 2.5
+
+
 @pytest.mark.parametrize("name", ["uniform", "magic_t"])
 def test_every_operator_of_a_layer_gets_its_share(name):
     paths = [path for (path,) in build_sampler({"name": name}, SPACE, seed=0).plan(0, 6000)]
@@ -124,6 +169,9 @@ def test_uniform_paths_do_not_depend_on_the_path_before():
         ({"name": "magic_t", "changes": 0}, "changes=0"),
         ({"name": "magic_t", "changes": 6}, "changes=6"),
         ({"name": "magic_t", "change": 1}, "'change'"),
+        ({"name": "shuffled_walk", "block": 0}, "block=0"),
+        ({"name": "shuffled_walk", "changes": 6}, "changes=6"),
+        ({"name": "fairnas", "paths": 3}, "'paths'"),
         ({"name": "fair"}, "unknown sampler 'fair'; known are uniform, magic_t"),
         ({}, "unknown sampler"),
         ({"name": "no_such_module:Sampler"}, "no_such_module"),
