@@ -131,19 +131,27 @@ def test_a_planted_difference_is_found_and_has_its_sign() -> None:
     assert paired_difference(worse, better, seeds).high < 0
 
 
-def test_the_difference_of_equal_methods_is_found_one_time_in_twenty() -> None:
+@pytest.mark.parametrize("seeds", [2, 5])
+def test_the_difference_of_equal_methods_is_found_one_time_in_twenty(seeds: int) -> None:
     rng = np.random.default_rng(5)
     found = 0
     for trial in range(200):
         truth = rng.standard_normal(60)
         # A seed's skill varies: that is what resampling the seeds is for.
         a, b = (
-            np.concatenate([noisy(truth, rng.uniform(0.5, 2.0), rng) for _ in range(5)])
+            np.concatenate([noisy(truth, rng.uniform(0.5, 2.0), rng) for _ in range(seeds)])
             for _ in range(2)
         )
         interval = paired_difference(a, b, truth, replicates=300, seed=trial)
         found += not interval.low <= 0 <= interval.high
     assert 0.005 <= found / 200 <= 0.11
+
+
+def test_of_two_super_net_seeds_a_replicate_draws_one() -> None:
+    truth = np.arange(20.0)
+    opposite = np.stack([truth, -truth])
+    interval = paired_difference(opposite, truth[None], truth, level=0.3)
+    assert (interval.estimate, interval.low, interval.high) == pytest.approx((-1, -2, 0))
 
 
 def test_pairing_narrows_the_difference_of_methods_that_err_alike() -> None:
@@ -186,6 +194,11 @@ def test_the_additive_fit_ranks_an_additive_loss() -> None:
     one_hot = choices(60, rng)
     truth = one_hot @ rng.standard_normal(24)
     assert kendall_tau(additive_fit_predictions(one_hot, truth), truth) > 0.75
+
+
+def test_choices_that_say_nothing_rank_nothing() -> None:
+    truth = np.random.default_rng(11).standard_normal(20)
+    assert len(set(additive_fit_predictions(np.ones((20, 3)), truth))) == 1
 
 
 def test_the_additive_fit_never_sees_what_it_predicts() -> None:
