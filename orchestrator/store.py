@@ -14,7 +14,7 @@ from pyarrow import fs
 
 from supernet.errors import InvalidInput, StorageFailed
 
-_PART = re.compile(r"(?P<kind>[a-z_]+)-(?P<writer>\d{4})-(?P<number>\d{6})\.jsonl\Z")
+_PART = re.compile(r"(?P<kind>[a-z_]+)-(?P<label>[a-z0-9_]*?)(?P<writer>\d{4})-(?P<number>\d{6})\.jsonl\Z")
 
 
 class RunStore:
@@ -127,10 +127,13 @@ class RunStore:
         elif info.type == fs.FileType.File:
             self._files.delete_file(self._full(name))
 
-    def row_writer(self, kind: str) -> "RowWriter":
-        """A new writer of rows of one kind ("score", "train", …); its number is not yet in use."""
-        used = [int(part["writer"]) for part in self._parts(kind)]
-        return RowWriter(self, kind, max(used, default=0) + 1)
+    def row_writer(self, kind: str, label: str = "") -> "RowWriter":
+        """A new writer of rows of one kind ("score", "train", …); its number is not yet in use.
+
+        Writers of one kind that work at the same time have different labels.
+        """
+        used = [int(part["writer"]) for part in self._parts(kind) if part["label"] == label]
+        return RowWriter(self, f"{kind}-{label}{max(used, default=0) + 1:04d}")
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """All rows of one kind, in the order in which they were written."""
@@ -151,9 +154,9 @@ class RunStore:
 class RowWriter:
     """Writes rows of one kind as immutable parts `rows/<kind>-<writer>-<number>.jsonl`."""
 
-    def __init__(self, store: RunStore, kind: str, writer: int) -> None:
+    def __init__(self, store: RunStore, name: str) -> None:
         self._store = store
-        self._prefix = f"rows/{kind}-{writer:04d}"
+        self._prefix = f"rows/{name}"
         self._number = 0
 
     def write(self, rows: Iterable[dict[str, Any]]) -> None:

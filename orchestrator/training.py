@@ -70,7 +70,8 @@ class RowObserver:
         """Write the rows since the last checkpoint."""
         kinds = {self._kind: news.intervals, "probe": news.probes, "anchor": news.anchors}
         for kind, rows in kinds.items():
-            self._store.row_writer(kind).write([{**self._labels, **row} for row in rows])
+            writer = self._store.row_writer(kind, self._labels.get("name", ""))
+            writer.write([{**self._labels, **row} for row in rows])
 
 
 def train_supernet(

@@ -36,6 +36,15 @@ def test_rows_come_back_in_the_order_of_writing_over_several_writers(tmp_path: P
     assert [row["n"] for row in store.rows("score")] == [1, 2, 3, 4]
 
 
+def test_writers_with_different_labels_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    writers = [store.row_writer("retrain", label) for label in ("best", "control_0", "control_1")]
+    for number, writer in enumerate(writers):
+        writer.write([{"n": number}])
+    store.row_writer("retrain", "control_0").write([{"n": 3}])
+    assert sorted(row["n"] for row in store.rows("retrain")) == [0, 1, 2, 3]
+
+
 def test_writing_no_rows_makes_no_part(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     store.row_writer("score").write([])
