@@ -18,10 +18,12 @@ class PathWatch:
         """Elements off the path whose weight or state changed in a step, summed over steps."""
         self.on_path_moved = 0
         self._paths: Sequence[Architecture] = ()
+        self._seen: dict[str, torch.Tensor] = {}
 
     def begin(self, paths: Sequence[Architecture]) -> None:
         """Note the paths, then begin."""
         self._paths = paths
+        self._seen = self._seen or self._look()
         self._engine.begin(paths)
 
     def backward(self, loss: torch.Tensor) -> None:
@@ -29,11 +31,11 @@ class PathWatch:
         self._engine.backward(loss)
 
     def update(self, learning_rate: float) -> None:
-        """Take the step between two looks at all weights and states."""
-        before = self._look()
+        """Take the step and look at what differs from what was seen after the last one."""
         self._engine.update(learning_rate)
-        after = self._look()
-        for name in self.model.state_dict():
+        before, after = self._seen, self._look()
+        self._seen = after
+        for name, _ in self.model.named_parameters():
             moved = _changed(name, before, after)
             if self._is_on_path(name):
                 self.on_path_moved += moved
@@ -44,6 +46,10 @@ class PathWatch:
         """As the engine does."""
         return self._engine.total(values)
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """As the engine does."""
+        return self._engine.weights()
+
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """As the engine does."""
         return self._engine.optimizer_state()
@@ -53,7 +59,7 @@ class PathWatch:
         self._engine.load_optimizer_state(state)
 
     def _look(self) -> dict[str, torch.Tensor]:
-        seen = {f"weight/{name}": tensor for name, tensor in self.model.state_dict().items()}
+        seen = {f"weight/{name}": tensor for name, tensor in self._engine.weights().items()}
         seen |= self._engine.optimizer_state()
         return {name: tensor.detach().clone() for name, tensor in seen.items()}
 

@@ -1,9 +1,9 @@
 """The DeepSpeed engine of a training worker; the only file that imports DeepSpeed.
 
-Off the path nothing moves, at ZeRO stages 0, 1 and 2. At stage 0 DeepSpeed sees only the parameters
-that are on the path, so it reduces no others, and `PathAdamW` clips as PyTorch does. At stages 1
-and 2 it fills missing gradients with zeros and clips over all shards; `PathAdamW` then steps the
-stretches of its flat shards that are on the path. `docs/zero.md` says what else was tried.
+Off the path nothing moves, at any ZeRO stage. At stage 0 DeepSpeed sees only the parameters that
+are on the path, so it reduces no others, and `PathAdamW` clips as PyTorch does. From stage 1 up it
+fills missing gradients with zeros and clips over all shards; `PathAdamW` then steps the stretches
+of the flat shards that are on the path. `docs/zero.md` says what else was tried.
 """
 
 import logging
@@ -17,37 +17,43 @@ from torch import nn
 
 from supernet.errors import InvalidInput
 from supernet.model import SuperNet
-from supernet.path_adamw import MOMENTS, PathAdamW, State, cut
+from supernet.path_adamw import MOMENTS, PathAdamW, State
 from supernet.settings import OptimiserSettings
 from supernet.space import Architecture
+from supernet.zero_shards import (
+    forget_gradients,
+    pieces_of_joined_parameters,
+    pieces_of_split_parameters,
+)
 
 
 def check_zero_stage(stage: int) -> None:
-    """Raise InvalidInput for a stage that would train what is off the path beyond repair."""
+    """Raise InvalidInput for a stage whose checkpoints the training loop cannot write."""
     if stage == 3:
         raise InvalidInput(
-            "train.zero_stage must be 0, 1 or 2, but got 3: DeepSpeed's stage 3 applies an "
-            "operator's last gradient again while the operator is off the path; use stage 2"
+            "train.zero_stage must be 0, 1 or 2, but got 3: checkpoints and probes are made by the "
+            "first worker alone, which at stage 3 holds only its part of the weights; use stage 2"
         )
 
 
 class DeepSpeedEngine:
     """A worker's share of training with DeepSpeed; torch.distributed must be initialised.
 
-    Raises:
-        InvalidInput: if the ZeRO stage is refused.
+    At stage 3 the model holds no whole weights: `weights` gathers them.
     """
 
     def __init__(
         self, model: SuperNet, settings: OptimiserSettings, *, zero_stage: int, micro_batch: int
     ) -> None:
-        check_zero_stage(zero_stage)
         deepspeed = import_deepspeed(cpu=next(model.parameters()).device.type == "cpu")
         self.model = model
         self.rank = dist.get_rank()
         self.world = dist.get_world_size()
         self._zero_stage = zero_stage
+        self._shapes = {name: parameter.shape for name, parameter in model.named_parameters()}
         self._optimizer = PathAdamW(model, settings, clip=not zero_stage)
+        if zero_stage == 3:
+            _announce_shared_weights(deepspeed, model)
         self._engine, *_ = deepspeed.initialize(
             model=model if zero_stage else _OnPath(model, self._optimizer),
             optimizer=self._optimizer,
@@ -67,6 +73,8 @@ class DeepSpeedEngine:
     def begin(self, paths: Sequence[Architecture]) -> None:
         """Start an optimisation step that trains these paths."""
         self._optimizer.on_path.begin(paths)
+        if self._zero_stage == 3:
+            forget_gradients(self._engine.optimizer)
 
     def backward(self, loss: torch.Tensor) -> None:
         """Add the gradient of this worker's share; DeepSpeed averages, so scale back to a sum."""
@@ -83,10 +91,17 @@ class DeepSpeedEngine:
         dist.all_reduce(tensor)
         return [float(value) for value in tensor.tolist()]
 
+    def weights(self) -> State:
+        """Whole weights by name."""
+        if self._zero_stage < 3:
+            return dict(self.model.state_dict())
+        own = {name: piece.tensor for name, piece in self._pieces.items()}
+        return {name: self._whole(name, own.get(name)) for name in self._shapes}
+
     def optimizer_state(self) -> State:
         """Optimiser state, whole, by "<state>/<parameter>"; none of what never took a step."""
         own = self._optimizer.own_state()
-        return self._joined(own) if self._zero_stage else own
+        return self._whole_state(own) if self._zero_stage else own
 
     def load_optimizer_state(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over what `optimizer_state` gave, on any number of workers and any stage."""
@@ -94,39 +109,33 @@ class DeepSpeedEngine:
 
     def _use_shards(self) -> None:
         """Tell the optimiser which stretches of this worker's shards are whose."""
-        zero = self._engine.optimizer
-        names = {parameter: name for name, parameter in self.model.named_parameters()}
-        for number, group in enumerate(self._optimizer.param_groups):
-            parameters = zero.round_robin_bit16_groups[number]
-            offsets = zero.round_robin_bit16_offsets[number]
-            group["pieces"] = cut(
-                zero.single_partition_of_fp32_groups[number],
-                start=self.rank * zero.partition_size[number],
-                parameters=[
-                    (names[parameter], offset, parameter.numel())
-                    for parameter, offset in zip(parameters, offsets, strict=True)
-                ],
-            )
+        find = pieces_of_joined_parameters if self._zero_stage < 3 else pieces_of_split_parameters
+        names = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        groups = find(self._engine.optimizer, names, rank=self.rank)
+        for group, pieces in zip(self._optimizer.param_groups, groups, strict=True):
+            group["pieces"] = pieces
+        self._pieces = dict(self._optimizer.pieces())
 
-    def _joined(self, own: State) -> State:
-        """Whole states from every worker's pieces."""
-        parameters = dict(self.model.named_parameters())
+    def _whole_state(self, own: State) -> State:
         none = torch.zeros((), device=self._engine.device)
-        steps = torch.stack([own.get(f"step/{name}", none) for name in parameters])
+        steps = torch.stack([own.get(f"step/{name}", none) for name in self._shapes])
         dist.all_reduce(steps, op=dist.ReduceOp.MAX)
-        pieces = dict(self._optimizer.pieces())
         state = {}
-        for (name, parameter), step in zip(parameters.items(), steps, strict=True):
-            if not step:
-                continue
-            state[f"step/{name}"] = step.clone()
-            for moment in MOMENTS:
-                whole = torch.zeros_like(parameter, requires_grad=False)
-                if name in pieces:
-                    pieces[name].write(own[f"{moment}/{name}"], into=whole)
-                dist.all_reduce(whole.view(torch.int32))  # as bits, so that -0.0 stays -0.0
-                state[f"{moment}/{name}"] = whole
+        for name, step in zip(self._shapes, steps, strict=True):
+            if step:
+                state[f"step/{name}"] = step.clone()
+                for moment in MOMENTS:
+                    key = f"{moment}/{name}"
+                    state[key] = self._whole(name, own.get(key))
         return state
+
+    def _whole(self, name: str, own: torch.Tensor | None) -> torch.Tensor:
+        """What all workers hold of a parameter or of a state of it, put together."""
+        whole = torch.zeros(self._shapes[name], device=self._engine.device)
+        if own is not None:
+            self._pieces[name].write(own, into=whole)
+        dist.all_reduce(whole.view(torch.int32))  # as bits, so that -0.0 stays -0.0
+        return whole
 
 
 class _OnPath(nn.Module):
@@ -140,6 +149,16 @@ class _OnPath(nn.Module):
     def named_parameters(self, *_: Any, **__: Any) -> Iterator[tuple[str, nn.Parameter]]:
         """The parameters that the step may move."""
         yield from self._optimizer.on_path.named.items()
+
+
+def _announce_shared_weights(deepspeed: Any, model: SuperNet) -> None:
+    """Name the weights that a module uses though another holds them: stage 3 must gather them."""
+    for user, holder in (
+        (model.stem, model.stem.types),
+        (model.stem, model.stem.positions),
+        (model.head, model.stem.tokens),
+    ):
+        deepspeed.zero.register_external_parameter(user, holder.weight)
 
 
 def import_deepspeed(*, cpu: bool) -> Any:

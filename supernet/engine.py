@@ -38,6 +38,10 @@ class Engine(Protocol):
         """The sum of each value over all workers."""
         ...
 
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Weights, whole, by name; to be called on every worker."""
+        ...
+
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """Optimiser state, whole, by "<state>/<parameter>"; to be called on every worker."""
         ...
@@ -73,6 +77,10 @@ class PlainEngine:
     def total(self, values: Sequence[float]) -> list[float]:
         """The values themselves: there is one worker."""
         return list(values)
+
+    def weights(self) -> dict[str, torch.Tensor]:
+        """Weights by name."""
+        return dict(self.model.state_dict())
 
     def optimizer_state(self) -> dict[str, torch.Tensor]:
         """Optimiser state by "<state>/<parameter>"."""

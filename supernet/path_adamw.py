@@ -1,7 +1,7 @@
 """AdamW that moves what is on the path and leaves the weights and the state of all else alone.
 
-Both engines train with it. Every parameter counts its own steps; under DeepSpeed's stages 1 and 2,
-which hand the optimiser flat shards, it steps the pieces of them that belong to the path.
+Both engines train with it. Every parameter counts its own steps; from DeepSpeed's stage 1 up, where
+the optimiser gets flat shards, it steps the pieces of them that belong to the path.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -117,7 +117,7 @@ class PathAdamW(torch.optim.AdamW):
             nn.utils.clip_grad_norm_(self.on_path.named.values(), self._clip_norm)
         whole = [group["params"] for group in self.param_groups]
         for group in self.param_groups:
-            pieces = group["pieces"]
+            pieces = group["pieces"] if group["params"] else {}
             on_path = [pieces[name] for name in self.on_path.named if name in pieces]
             group["params"] = [piece.take_gradient() for piece in on_path]
         super().step(closure)
