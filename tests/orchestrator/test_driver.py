@@ -399,3 +399,42 @@ def test_a_second_driver_is_refused_and_the_first_ones_files_stay(
         assert store.exists("driver.lease")
     assert done.code == 2
     assert "one driver at a time" in done.err and str(os.getpid()) in done.err
+
+
+ALIGN = "train.align={weight: 0.5, start: 0.3, interval: 5, sequences: 8}"
+
+
+def test_magic_a_keeps_its_anchors_and_the_report_shows_them(
+    tmp_path: Path, tiny_config: Path, command: Callable[..., Any]
+) -> None:
+    out = tmp_path / "run"
+    done = command("train", "--config", tiny_config, "--out", out, "--local", "--set", ALIGN)
+    assert done.code == 0, done.err
+    store = RunStore(out)
+    anchors = store.rows("anchor")
+    assert [row["step"] for row in anchors][0] == 18
+    assert all(row["val_loss_nats"] < row["previous_loss_nats"] for row in anchors[1:])
+    newest = latest_checkpoint(store, "supernet", optimizer=False)
+    assert newest is not None and newest.extra["anchor"] == anchors[-1]
+    distances = {row["step"]: row["alignment_loss"] for row in store.rows("train")}
+    assert distances[10] == 0.0 and distances[60] > 0.0
+    assert command("report", "--out", out).code == 0
+    page = (out / "report.html").read_text()
+    assert "MAGIC-A with λ 0.5" in page and "<h3>Anchors</h3>" in page
+    assert (out / "plots" / "anchors.png").stat().st_size > 5_000
+
+
+def test_a_super_net_that_learnt_nothing_has_collapsed_and_fails_the_command(
+    tmp_path: Path, tiny_config: Path, command: Callable[..., Any]
+) -> None:
+    out = tmp_path / "run"
+    given = ["--out", out, "--local", "--set", "train.collapsed_within_nats=0.1"]
+    for _ in range(2):  # the same command says the same
+        done = command("run", "--config", tiny_config, *given)
+        assert done.code == 1
+        assert "the super-net has collapsed" in done.err and "train longer" in done.err
+    info = read_info(RunStore(out))
+    assert info["supernet"]["collapsed"] is True and list(info["stages"]) == ["data"]
+    assert info["supernet"]["probe_loss_nats"] > info["supernet"]["unigram_nats"] - 0.1
+    command("report", "--out", out)
+    assert "The super-net has collapsed" in (out / "report.html").read_text()
