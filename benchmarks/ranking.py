@@ -1,0 +1,178 @@
+"""Does a super-net rank children as stand-alone training does, and does MAGIC-AT help?
+
+    python -m benchmarks.ranking [--quick] [--part tune|study|confirm] [--workers N]
+
+Three parts with children and seeds of their own: `tune`, on which settings were chosen; `study`,
+all methods at equal steps and at equal time; `confirm`, SPOS against MAGIC-AT once more. Prints a
+table and one JSON object; a full run also writes `benchmarks/results/ranking*.{json,parquet,png}`.
+"""
+
+import argparse
+import json
+import os
+import random
+import sys
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.ranking_pool import Results, run_tasks
+from benchmarks.ranking_summary import plot, summarise, table
+from benchmarks.ranking_tasks import DATA, SPACE, Task
+from benchmarks.record import RESULTS, write_record
+from supernet.data.prepare import prepare
+from supernet.settings import DataSettings
+
+BOOKS = "corpus/books_pd/train.txt"
+TRUTH = {"steps": 800, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 100}
+SUPERNET = {**TRUTH, "steps": 1600}
+ALIGN: dict[str, Any] = {"weight": 0.1}
+TIME = 0.8
+"""Steps of an aligned super-net in the time of one of SPOS: one over what its step costs."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a super-net is trained; `share` of the steps, for equal time."""
+
+    sampler: dict[str, Any]
+    align: dict[str, Any] | None = None
+    share: float = 1.0
+    recipe: dict[str, Any] = field(default_factory=dict)
+
+
+UNIFORM, WALK = {"name": "uniform"}, {"name": "magic_t"}
+METHODS = {
+    "SPOS": Method(UNIFORM),
+    "FairNAS": Method({"name": "fairnas", "accumulate": False}),
+    "shuffled walk": Method({"name": "shuffled_walk", "block": SUPERNET["steps"]}),
+    "MAGIC-T": Method(WALK),
+    "MAGIC-A": Method(UNIFORM, ALIGN),
+    "MAGIC-AT": Method(WALK, ALIGN),
+    "MAGIC-A, equal time": Method(UNIFORM, ALIGN, TIME),
+    "MAGIC-AT, equal time": Method(WALK, ALIGN, TIME),
+}
+
+
+@dataclass(frozen=True)
+class Part:
+    """Children, ground-truth seeds, super-net seeds and methods of one part of the study."""
+
+    name: str
+    num_children: int
+    truth_seeds: tuple[int, ...]
+    supernet_seeds: tuple[int, ...]
+    methods: dict[str, Method]
+    truth: dict[str, Any] = field(default_factory=lambda: TRUTH)
+    supernet: dict[str, Any] = field(default_factory=lambda: SUPERNET)
+
+    def children(self, taken: set[str]) -> tuple[str, ...]:
+        """Distinct uniform children, none of them taken by another part."""
+        space, rng = SPACE.build(), random.Random(f"children:{self.name}")
+        found: dict[str, None] = {}
+        while len(found) < self.num_children:
+            child = str(space.sample(rng))
+            if child not in taken:
+                found[child] = None
+        return tuple(found)
+
+    def tasks(self, children: tuple[str, ...]) -> list[Task]:
+        """Stand-alone training of every child, then the super-nets."""
+        truth = [
+            Task("truth", child, seed, self.truth, (child,))
+            for seed in self.truth_seeds
+            for child in children
+        ]
+        return truth + [
+            Task(
+                "supernet",
+                name,
+                seed,
+                {**self.supernet, **method.recipe, "steps": self._steps(method)},
+                children,
+                sampler=method.sampler,
+                align=method.align,
+            )
+            for seed in self.supernet_seeds
+            for name, method in self.methods.items()
+        ]
+
+    def _steps(self, method: Method) -> int:
+        return round(self.supernet["steps"] * method.share)
+
+
+ONLY = ("SPOS", "MAGIC-AT")
+PARTS = [
+    Part("tune", 32, (100, 101), (100, 101), METHODS),
+    Part("study", 60, (0, 1), (0, 1, 2), METHODS),
+    Part("confirm", 60, (10, 11), (10, 11, 12, 13, 14), {name: METHODS[name] for name in ONLY}),
+]
+QUICK = Part(
+    "quick",
+    10,
+    (0, 1),
+    (0, 1),
+    {name: METHODS[name] for name in ONLY},
+    truth={**TRUTH, "steps": 60},
+    supernet={**SUPERNET, "steps": 120},
+)
+
+
+def main() -> int:
+    """Run what has no result yet, then report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tiny study, nothing kept")
+    parser.add_argument("--part", choices=[part.name for part in PARTS], action="append")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--work", type=Path, default=Path("runs/ranking"))
+    options = parser.parse_args()
+    if not os.environ.get("MAGIC_NAS_DATA"):
+        print("ranking: set MAGIC_NAS_DATA to the folder that holds " + BOOKS, file=sys.stderr)
+        return 2
+    if options.quick:
+        with tempfile.TemporaryDirectory() as folder:
+            report = _study([QUICK], Path(folder), options.workers, keep=False)
+    else:
+        parts = [part for part in PARTS if not options.part or part.name in options.part]
+        report = _study(parts, options.work, options.workers, keep=True)
+    print(table(report))
+    print(json.dumps(report))
+    return 0
+
+
+def _study(parts: list[Part], work: Path, workers: int, *, keep: bool) -> dict[str, Any]:
+    data = _prepared(work)
+    results = Results(work, RESULTS / "ranking.parquet" if keep else work / "none")
+    report, everything, taken = {}, [], set()
+    for part in PARTS if keep else parts:
+        children = part.children(taken)
+        taken |= set(children)
+        tasks = part.tasks(children)
+        if part in parts:
+            run_tasks(tasks, results, data, workers=workers)
+        everything += tasks
+        if all(task in results for task in tasks):
+            report[part.name] = summarise(tasks, results, data)
+    if keep:
+        RESULTS.mkdir(exist_ok=True)
+        results.write(RESULTS / "ranking.parquet", everything)
+        for name in report:
+            plot(report[name], RESULTS / f"ranking_{name}.png")
+        seeds = {part.name: list(part.truth_seeds + part.supernet_seeds) for part in PARTS}
+        write_record("ranking", report, seeds=seeds)
+    return report
+
+
+def _prepared(work: Path) -> Path:
+    data = work / "data"
+    if not (data / "summary.json").exists():
+        source = Path(os.environ["MAGIC_NAS_DATA"]) / BOOKS
+        work.mkdir(parents=True, exist_ok=True)
+        settings = DataSettings(source=str(source), **DATA)
+        prepare(settings, data, seed=0, on_progress=lambda *_: None)
+    return data
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,179 @@
+"""From the rows of the ranking study to its figures: tau by method, with what stands beside it."""
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.ranking_pool import Results
+from benchmarks.ranking_tasks import SPACE, Task
+from evaluators.rank_statistics import (
+    Floats,
+    Interval,
+    additive_fit_predictions,
+    bootstrap_interval,
+    ceiling_tau,
+    kendall_tau,
+    paired_difference,
+    pairwise_accuracy,
+    spearman_rho,
+    top_k_regret,
+)
+from supernet.cost import CostModel
+from supernet.data.summary import DataSummary
+from supernet.model import TextShape
+from supernet.space import Architecture
+
+BASE = "SPOS"
+TOP_K = 5
+
+
+def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, Any]:
+    """The figures of one part, all of whose tasks have results."""
+    truths = [task for task in tasks if task.kind == "truth"]
+    children = list(dict.fromkeys(task.name for task in truths))
+    truth_SN = np.array(
+        [
+            [results.losses(task)[0] for task in truths if task.seed == seed]
+            for seed in dict.fromkeys(task.seed for task in truths)
+        ]
+    )
+    scores = _scores(tasks, results)
+    return {
+        "children": len(children),
+        "truth_seeds": len(truth_SN),
+        "truth_mean_nats": float(truth_SN.mean()),
+        "truth_spread_nats": float(truth_SN.mean(0).std()),
+        "unigram_nats": DataSummary.load(data).unigram_nats["valid"],
+        "ceiling_tau": ceiling_tau(truth_SN),
+        "predictors": {
+            name: asdict(bootstrap_interval(kendall_tau, [values, truth_SN.mean(0)]))
+            for name, values in _predictors(children, truth_SN.mean(0), data).items()
+        },
+        "methods": {
+            name: _method(
+                [task for task in tasks if task.kind == "supernet" and task.name == name],
+                results,
+                scores_SN,
+                scores[BASE],
+                truth_SN,
+            )
+            for name, scores_SN in scores.items()
+        },
+    }
+
+
+def _scores(tasks: Sequence[Task], results: Results) -> dict[str, Floats]:
+    """Inherited losses by method, (super-net seeds, children)."""
+    names = dict.fromkeys(task.name for task in tasks if task.kind == "supernet")
+    return {
+        name: np.array(
+            [
+                results.losses(task)
+                for task in tasks
+                if task.kind == "supernet" and task.name == name
+            ]
+        )
+        for name in names
+    }
+
+
+def _method(
+    tasks: Sequence[Task], results: Results, scores_SN: Floats, base_SN: Floats, truth_SN: Floats
+) -> dict[str, Any]:
+    truth_N = truth_SN.mean(0)
+    difference = paired_difference(scores_SN, base_SN, truth_N)
+    rows = [results.rows(task)[0] for task in tasks]
+    return {
+        "tau": asdict(bootstrap_interval(kendall_tau, [scores_SN, truth_N])),
+        "tau_by_seed": [kendall_tau(scores_N, truth_N) for scores_N in scores_SN],
+        "over_spos": asdict(difference) if scores_SN is not base_SN else None,
+        "spearman_rho": spearman_rho(scores_SN, truth_N),
+        "pairwise_accuracy": pairwise_accuracy(scores_SN, truth_N),
+        f"top_{TOP_K}_regret_nats": top_k_regret(scores_SN, truth_N, TOP_K),
+        "inherited_mean_nats": float(scores_SN.mean()),
+        "inherited_spread_nats": float(scores_SN.std(1).mean()),
+        "steps": tasks[0].recipe["steps"],
+        "train_s": statistics.median(row["train_s"] for row in rows),
+        "sampler": tasks[0].sampler,
+        "align": tasks[0].align,
+    }
+
+
+def _predictors(children: Sequence[str], truth_N: Floats, data: Path) -> dict[str, Floats]:
+    """What ranks children without a super-net; positive tau of a count: more is better."""
+    space = SPACE.build()
+    summary = DataSummary.load(data)
+    shape = TextShape.of(
+        SPACE,
+        vocab_size=summary.vocab_size,
+        max_length=summary.sequence_length,
+        pad_id=summary.pad_id,
+    )
+    model, paths = CostModel(space, shape), [Architecture.parse(child) for child in children]
+    costs = [model.cost(path) for path in paths]
+    one_hot = np.array(
+        [
+            [float(path.operators[n] == name) for n, row in enumerate(space.layers) for name in row]
+            for path in paths
+        ]
+    )
+    counts = {
+        f"count of {name}": -np.array([float(path.operators.count(name)) for path in paths])
+        for name in space.operators
+    }
+    return {
+        "number of parameters": -np.array([float(cost.num_params) for cost in costs]),
+        "FLOPs": -np.array([float(cost.flops) for cost in costs]),
+        **counts,
+        "additive fit, held out": additive_fit_predictions(one_hot, truth_N),
+    }
+
+
+def table(report: dict[str, Any]) -> str:
+    """The figures as text."""
+    lines = []
+    for name, part in report.items():
+        lines.append(
+            f"{name}: {part['children']} children, ceiling {part['ceiling_tau']:.3f}, loss "
+            f"{part['truth_mean_nats']:.3f} ± {part['truth_spread_nats']:.3f} nats (unigrams "
+            f"{part['unigram_nats']:.3f})"
+        )
+        for method, found in part["methods"].items():
+            over = found["over_spos"]
+            gain = "" if over is None else f"   over SPOS {_text(Interval(**over), sign=True)}"
+            lines.append(
+                f"  {method:24} tau {_text(Interval(**found['tau']))}   {found['steps']:5} steps "
+                f"{found['train_s']:5.0f} s   {found['inherited_mean_nats']:.3f} nats{gain}"
+            )
+        for predictor, found in part["predictors"].items():
+            lines.append(f"  {predictor:24} tau {_text(Interval(**found))}")
+    return "\n".join(lines)
+
+
+def _text(interval: Interval, *, sign: bool = False) -> str:
+    plus = "+" if sign else ""
+    return f"{interval.estimate:{plus}.3f} [{interval.low:{plus}.3f}, {interval.high:{plus}.3f}]"
+
+
+def plot(part: dict[str, Any], path: Path) -> None:
+    """tau by method: interval over children, a dot per super-net seed, the ceiling, predictors."""
+    rows = [(name, found["tau"], found["tau_by_seed"]) for name, found in part["methods"].items()]
+    rows += [(name, found, []) for name, found in part["predictors"].items()]
+    figure = Figure(figsize=(7.5, 0.36 * len(rows) + 1.2), layout="constrained")
+    axes = figure.add_subplot()
+    for place, (_, interval, seeds) in enumerate(reversed(rows)):
+        colour = "#0072B2" if seeds else "#6B6B6B"
+        axes.plot([interval["low"], interval["high"]], [place, place], color=colour, linewidth=2)
+        axes.plot(interval["estimate"], place, "o", color=colour)
+        axes.plot(seeds, [place] * len(seeds), "|", color="#D55E00", markersize=9)
+    axes.axvline(part["ceiling_tau"], linestyle="--", color="#009E73", label="ceiling")
+    axes.axvline(0.0, color="#B0B0B0", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
+    axes.set_xlabel("Kendall's tau against stand-alone loss, 95 % interval; red: super-net seeds")
+    axes.legend(loc="lower left", frameon=False)
+    figure.savefig(path, dpi=130)
