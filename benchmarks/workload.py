@@ -82,6 +82,21 @@ def quickstart_space(hidden_size: int) -> SearchSpace:
     return SearchSpace.uniform(8, kinds)
 
 
+def operators_624_space(hidden_size: int) -> SearchSpace:
+    """24 layers of 26 operators of one width, which differ in kernel, inner width and heads."""
+    kinds = {
+        f"conv{kernel}": OperatorSpec.of("separable_conv", kernel_size=kernel)
+        for kernel in range(3, 23, 2)
+    }
+    kinds |= {
+        f"feed_forward{inner}": OperatorSpec.of("feed_forward", inner_size=inner)
+        for inner in range(hidden_size, 13 * hidden_size // 4 + 1, hidden_size // 4)
+    }
+    kinds |= {f"attention{heads}": OperatorSpec.of("attention", heads=heads) for heads in (1, 2, 4)}
+    kinds |= {f"wide{heads}": OperatorSpec.of("attention", heads=heads) for heads in (8, 16, 32)}
+    return SearchSpace.uniform(24, kinds)
+
+
 def supernet(space: SearchSpace, text: Text, *, hidden_size: int, seed: int) -> SuperNet:
     """A super-net without dropout, with weights of a seed."""
     torch.manual_seed(seed)

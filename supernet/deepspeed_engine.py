@@ -69,6 +69,8 @@ class DeepSpeedEngine:
         )
         if zero_stage:
             self._use_shards()
+        elif self.world == 1:
+            self._engine.enable_backward_allreduce = False  # a worker alone has its sum
 
     def begin(self, paths: Sequence[Architecture]) -> None:
         """Start an optimisation step that trains these paths."""
@@ -87,6 +89,8 @@ class DeepSpeedEngine:
 
     def total(self, values: Sequence[float]) -> list[float]:
         """The sum of each value over all workers."""
+        if self.world == 1:
+            return list(values)
         tensor = torch.tensor(values, dtype=torch.float64, device=self._engine.device)
         dist.all_reduce(tensor)
         return [float(value) for value in tensor.tolist()]
