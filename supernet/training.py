@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import torch
 
 from supernet.alignment import Anchors, alignment_loss
-from supernet.checkpoint import Checkpoint, Files, save_checkpoint
+from supernet.checkpoint import Checkpoint, Files, Tensors, save_checkpoint
 from supernet.data.masking import Batch, TrainBatches
 from supernet.engine import Engine
 from supernet.errors import StorageFailed, TrainingDiverged
@@ -221,11 +221,12 @@ class _Loop:
 
     def checkpoint(self, step: int) -> None:
         """Write a checkpoint; if the first worker cannot, every worker stops."""
-        optimizer = self._engine.optimizer_state()
+        probes = self._probe(step)
+        weights, optimizer = self._engine.weights(), self._engine.optimizer_state()
         problem = None
         if self._engine.rank == 0:
             try:
-                self._write(step, optimizer)
+                self._write(step, probes, weights, optimizer)
             except StorageFailed as error:
                 problem = error
         if self._engine.total([float(problem is not None)]) != [0.0]:
@@ -233,27 +234,29 @@ class _Loop:
         self._last_checkpoint_at = time.monotonic()
         self._rows, self._anchor_rows = [], []
 
-    def _write(self, step: int, optimizer: dict[str, torch.Tensor]) -> None:
+    def _write(
+        self, step: int, probes: list[dict[str, Any]], weights: Tensors, optimizer: Tensors
+    ) -> None:
         job = self._job
         anchor = job.anchors and job.anchors.current
-        self._observer.on_checkpoint(News(self._rows, self._probe(step), self._anchor_rows))
+        self._observer.on_checkpoint(News(self._rows, probes, self._anchor_rows))
         save_checkpoint(
             job.files,
             job.folder,
             step=step,
-            weights=self._engine.model.state_dict(),
+            weights=weights,
             optimizer=optimizer,
             extra={**dict(job.manifest), "anchor": anchor and anchor.to_row()},
             keep=job.settings.keep_checkpoints,
         )
 
     def _probe(self, step: int) -> list[dict[str, Any]]:
+        """On every worker, for together they may hold one set of weights."""
         model = self._engine.model
         rows = []
         for path in self._job.probe_paths:
             loss, _ = evaluate(model, path, self._job.probe_batches)
             rows.append({"step": step, "architecture": str(path), "val_loss_nats": loss})
-        model.train()
         return rows
 
 

@@ -57,7 +57,7 @@ def by_hand(model, child, anchor, *, layers=range(3), normalise=True):
 def test_the_loss_is_the_squared_distance_of_the_compared_hidden_states(layers, normalise):
     model = supernet(dropout=0.0)
     align = AlignSettings(layers=layers, normalise=normalise)
-    loss = float(distance(model, CHILD, ANCHOR, align))
+    loss = float(distance(model, CHILD, ANCHOR, align).detach())
     expected = by_hand(model, CHILD, ANCHOR, layers=layers or range(3), normalise=normalise)
     assert loss == pytest.approx(expected, rel=1e-5, abs=1e-9)
     assert (loss == 0.0) == (layers == (0,))
