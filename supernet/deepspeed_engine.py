@@ -28,11 +28,11 @@ from supernet.zero_shards import (
 
 
 def check_zero_stage(stage: int) -> None:
-    """Raise InvalidInput for a stage whose checkpoints the training loop cannot write."""
+    """Raise InvalidInput for a stage at which the training loop cannot score children."""
     if stage == 3:
         raise InvalidInput(
-            "train.zero_stage must be 0, 1 or 2, but got 3: checkpoints and probes are made by the "
-            "first worker alone, which at stage 3 holds only its part of the weights; use stage 2"
+            "train.zero_stage must be 0, 1 or 2, but got 3: weights that stage 3 gathers to score "
+            "a child in inference mode cannot be trained on afterwards; use stage 2"
         )
 
 
@@ -62,7 +62,8 @@ class DeepSpeedEngine:
                 "train_micro_batch_size_per_gpu": micro_batch,
                 "managed_gradient_accumulation": False,
                 "gradient_clipping": settings.clip_norm if zero_stage else 0.0,
-                "zero_optimization": {"stage": zero_stage},
+                # Stage 3's own linear layer rounds differently and replaces torch's for good.
+                "zero_optimization": {"stage": zero_stage, "memory_efficient_linear": False},
                 "zero_allow_untested_optimizer": True,
                 "steps_per_print": 10**12,
             },

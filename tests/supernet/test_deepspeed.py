@@ -30,7 +30,7 @@ from orchestrator.store import RunStore
 from supernet.checkpoint import Checkpoint, latest_checkpoint
 from supernet.deepspeed_engine import DeepSpeedEngine, check_zero_stage
 from supernet.errors import InvalidInput
-from supernet.loss import evaluate
+from supernet.loss import masked_lm_loss
 from supernet.path_adamw import PathParameters
 from supernet.training import train
 
@@ -96,7 +96,7 @@ def same_bits(one, other):
     [
         ({"clip_norm": 0, "weight_decay": 0.3}, 0),
         ({"clip_norm": 0, "accumulation": 2}, 0),
-        ({"clip_norm": 0, "precision": "bf16"}, 1e-6),
+        ({"clip_norm": 0, "precision": "bf16"}, 0),
         ({"clip_norm": 0.1, "accumulation": 2}, 1e-6),
     ],
 )
@@ -166,21 +166,21 @@ def test_a_run_at_stage_3_is_refused():
         check_zero_stage(3)
 
 
-def test_at_stage_3_a_child_is_evaluated_amid_training(world_of_one):
-    recipe = settings(steps=4, clip_norm=0)
+def test_at_stage_3_a_childs_loss_is_that_of_the_gathered_weights_amid_training(world_of_one):
+    recipe = settings(steps=12, clip_norm=0, learning_rate=1e-3)
     path, batch = SPACE.sample(random.Random(0)), batches(recipe).at(0)
     losses = []
 
-    class Evaluating(DeepSpeedEngine):
+    class Scoring(DeepSpeedEngine):
         def update(self, learning_rate):
             super().update(learning_rate)
-            losses.append(evaluate(self.model, path, [batch])[0])
+            with torch.no_grad():
+                losses.append(float(masked_lm_loss(self.model, path, batch)[0]))
 
-    engine = train_with_deepspeed(recipe, stage=3, kind=Evaluating)
-    assert same_bits(engine.weights(), train_plainly(recipe).state_dict())
-    whole = supernet()
-    whole.load_state_dict(engine.weights())
-    assert losses[-1] == pytest.approx(evaluate(whole, path, [batch])[0], abs=1e-6)
+    engine = train_with_deepspeed(recipe, stage=3, kind=Scoring, dropout=0.0)
+    plain = train_plainly(recipe, dropout=0.0)
+    assert same_bits(engine.weights(), plain.state_dict())
+    assert losses[-1] == pytest.approx(float(masked_lm_loss(plain, path, batch)[0]), abs=1e-4)
 
 
 def _join(rank, meeting):
@@ -265,7 +265,7 @@ def _mortal_worker(rank, folder, stage, dies_at):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", [0, 2])
+@pytest.mark.parametrize("stage", [0, 2, 3])
 def test_a_training_whose_worker_is_killed_resumes_to_the_bit(tmp_path, stage):
     dies_at = random.randrange(5, RESUMED.steps)
     with pytest.raises((mp.ProcessExitedException, mp.ProcessRaisedException)):
