@@ -16,7 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,14 @@ from benchmarks.workload import (
     supernet,
 )
 from orchestrator.store import RunStore
+from supernet.alignment import Anchors
 from supernet.deepspeed_engine import DeepSpeedEngine
 from supernet.loss import masked_lm_loss
 from supernet.model import SuperNet
 from supernet.sampler import build_sampler
-from supernet.settings import OptimiserSettings
+from supernet.settings import AlignSettings, OptimiserSettings
 from supernet.space import SearchSpace
-from supernet.training import News, TrainingJob, train
+from supernet.training import Loop, News, TrainingJob, train
 
 SEED = 0
 _NAME = "training"
@@ -61,6 +62,8 @@ class Case:
     sampler: str = "magic_t"
     stage: int = 0
     workers: int = 1
+    align: bool = False
+    """MAGIC-A, its anchors compared once a block; measured against our own loop without it."""
 
 
 CASES = [
@@ -74,7 +77,8 @@ CASES = [
         {"stage": 1, "workers": 2},
     )
 ]
-# MAGIC-A: a Case with alignment comes here; its ratio goes into `ratio` as "magic_a".
+ALIGNED = [Case("quickstart", sampler, align=True) for sampler in ("uniform", "magic_t")]
+ALIGN = AlignSettings(weight=1.0, start=0.0)
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,18 @@ class BareLoop:
             gradient.copy_(part.view_as(gradient))
 
 
+class WithoutAnchor:
+    """Our own loop without MAGIC-A."""
+
+    def __init__(self, engine: DeepSpeedEngine, job: TrainingJob) -> None:
+        self._loop = Loop(engine, replace(job, anchors=None), _Silent())
+        self._paths = job.plan(0, job.settings.steps)
+
+    def step(self, step: int) -> None:
+        """One step on the step's paths."""
+        self._loop.step(step, self._paths[step])
+
+
 _Spent = tuple[float, float]
 """Seconds by the clock and of processor time."""
 
@@ -132,7 +148,7 @@ def _since(began: _Spent) -> _Spent:
 class TakingTurns(DeepSpeedEngine):
     """Our engine, which after each block of steps lets the bare loop take the same steps."""
 
-    def take_turns_with(self, bare: BareLoop, *, block: int) -> None:
+    def take_turns_with(self, bare: BareLoop | WithoutAnchor, *, block: int) -> None:
         """Begin with a block of our own."""
         self._bare, self._block, self._steps = bare, block, 0
         self.seconds: list[tuple[_Spent, _Spent]] = []
@@ -163,7 +179,8 @@ class _Silent:
 def _job(case: Case, text: Text, amount: Amount, folder: Path) -> TrainingJob:
     make_space, width = SPACES[case.space]
     steps = amount.steps * (amount.rounds + _WARM_UP)
-    sampler = build_sampler({"name": case.sampler}, make_space(width), seed=SEED)
+    space = make_space(width)
+    sampler = build_sampler({"name": case.sampler}, space, seed=SEED)
     return TrainingJob(
         settings=OptimiserSettings(
             steps=steps,
@@ -177,7 +194,14 @@ def _job(case: Case, text: Text, amount: Amount, folder: Path) -> TrainingJob:
         files=RunStore(folder / "run"),
         folder="supernet",
         seed=SEED,
+        anchors=_anchors(space, text, steps) if case.align else None,
     )
+
+
+def _anchors(space: SearchSpace, text: Text, steps: int) -> Anchors:
+    """Compared on training text, for the benchmark's has no other split."""
+    batches = text.batches(batch_size=ALIGN.sequences, seed=SEED + 1)
+    return Anchors(ALIGN, space, [batches.at(n) for n in range(8)], steps=steps, seed=SEED)
 
 
 def _worker(rank: int, case: Case, text: Text, amount: Amount, folder: Path, alone: bool) -> None:
@@ -196,7 +220,11 @@ def _worker(rank: int, case: Case, text: Text, amount: Amount, folder: Path, alo
     micro_batch = amount.batch_size // case.workers
     engine = kind(model(), job.settings, zero_stage=case.stage, micro_batch=micro_batch)
     if isinstance(engine, TakingTurns):
-        engine.take_turns_with(BareLoop(model(), job), block=amount.steps)
+        other: BareLoop | WithoutAnchor = BareLoop(model(), job)
+        if case.align:
+            settings = {"zero_stage": case.stage, "micro_batch": micro_batch}
+            other = WithoutAnchor(DeepSpeedEngine(model(), job.settings, **settings), job)
+        engine.take_turns_with(other, block=amount.steps)
     train(engine, job, _Silent(), resume_from=None)
     if rank == 0:
         seconds = engine.seconds if isinstance(engine, TakingTurns) else []
@@ -241,12 +269,13 @@ def run(*, quick: bool) -> dict[str, Any]:
         "operators_624": Amount(rounds=3, steps=2) if quick else Amount(rounds=12, steps=4),
     }
     cases = [Case(space) for space in SPACES] if quick else CASES
+    aligned = Amount(rounds=2 if quick else 8, steps=ALIGN.interval)
     memory = Amount(rounds=2, steps=2)
     with tempfile.TemporaryDirectory() as name:
         text = prepare_text(Path(name) / "data", vocab_size=4096, length=64)
         details = []
-        for case in cases:
-            details.append(measure(case, text, amounts[case.space]))
+        for case in [*cases, *(ALIGNED[:1] if quick else ALIGNED)]:
+            details.append(measure(case, text, aligned if case.align else amounts[case.space]))
             print(_line(details[-1]), flush=True)
         peaks = {
             space: _run(Case(space), text, memory, alone=True)["peak_memory_gib"]
@@ -255,8 +284,10 @@ def run(*, quick: bool) -> dict[str, Any]:
     main = {
         row["space"]: row for row in details if asdict(Case(row["space"])).items() <= row.items()
     }
+    aligned_ratios = [row["ratio"] for row in details if row["align"]]
     return {
-        "ratio": {space: main[space]["ratio"] for space in SPACES},
+        "ratio": {space: main[space]["ratio"] for space in SPACES}
+        | {"magic_a": max(aligned_ratios)},
         "tokens_per_s": {space: main[space]["tokens_per_s"] for space in SPACES},
         "peak_memory_gib": peaks,
         "details": details,
@@ -267,8 +298,9 @@ def run(*, quick: bool) -> dict[str, Any]:
 
 def _line(row: Mapping[str, Any]) -> str:
     low, high = row["ratio_quartiles"]
+    method = row["sampler"] + ("+a" if row["align"] else "")
     return (
-        f"{row['space']:14} {row['sampler']:8} stage {row['stage']} workers {row['workers']}  "
+        f"{row['space']:14} {method:10} stage {row['stage']} workers {row['workers']}  "
         f"{row['ratio']:5.2f}x ({low:.2f}-{high:.2f}) cpu {row['cpu_ratio']:.2f}x "
         f" {row['step_ms']:7.1f} ms "
         f"{row['tokens_per_s']:9,.0f} tokens/s"

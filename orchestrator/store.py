@@ -14,7 +14,9 @@ from pyarrow import fs
 
 from supernet.errors import InvalidInput, StorageFailed
 
-_PART = re.compile(r"(?P<kind>[a-z_]+)-(?P<label>[a-z0-9_]*?)(?P<writer>\d{4})-(?P<number>\d{6})\.jsonl\Z")
+_PART = re.compile(
+    r"(?P<kind>[a-z_]+)-(?P<label>[a-z0-9_]*?)(?P<writer>\d{4})-(?P<number>\d{6})\.jsonl\Z"
+)
 
 
 class RunStore:

@@ -7,7 +7,6 @@ from orchestrator.config import Config
 from orchestrator.limits import Limits
 from orchestrator.searchers import build_searcher
 from supernet.alignment import check_layers
-from supernet.deepspeed_engine import check_zero_stage
 from supernet.errors import InvalidInput
 from supernet.model import TextShape, meta_supernet
 from supernet.sampler import build_sampler
@@ -21,7 +20,6 @@ def check_before_start(config: Config, *, local: bool, address: str | None) -> N
     """
     if config.user_code:
         _add_user_code(config.user_code)
-    check_zero_stage(config.train.zero_stage)
     space = config.space.build()
     meta_supernet(space, _any_shape(config))
     if config.train.align:

@@ -15,7 +15,6 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from supernet.errors import InvalidInput
 from supernet.model import SuperNet
 from supernet.path_adamw import MOMENTS, PathAdamW, State
 from supernet.settings import OptimiserSettings
@@ -25,15 +24,6 @@ from supernet.zero_shards import (
     pieces_of_joined_parameters,
     pieces_of_split_parameters,
 )
-
-
-def check_zero_stage(stage: int) -> None:
-    """Raise InvalidInput for a stage at which the training loop cannot score children."""
-    if stage == 3:
-        raise InvalidInput(
-            "train.zero_stage must be 0, 1 or 2, but got 3: weights that stage 3 gathers to score "
-            "a child in inference mode cannot be trained on afterwards; use stage 2"
-        )
 
 
 class DeepSpeedEngine:

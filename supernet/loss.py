@@ -42,7 +42,7 @@ def evaluate(
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             return _means(model, architecture, batches)
     finally:
         model.train(was_training)

@@ -124,14 +124,6 @@ class SuperNet(nn.Module):
         assert isinstance(candidates, nn.ModuleDict)
         return candidates[name]
 
-    def only_path_requires_grad(self, *paths: Architecture) -> None:
-        """Let the operators of these paths learn, with stem and head, and freeze all others."""
-        for layer, candidates in enumerate(self.chain.layers):
-            wanted = {path.operators[layer] for path in paths}
-            for name, operator in candidates.items():  # type: ignore[operator]
-                for parameter in operator.parameters():
-                    parameter.requires_grad_(name in wanted)
-
 
 def meta_supernet(space: SearchSpace, shape: TextShape) -> SuperNet:
     """A super-net without memory for its weights: for counting, and to assign mapped weights."""

@@ -90,7 +90,7 @@ def train(
         TrainingDiverged: if the loss is no longer finite; the last checkpoint is kept.
         StorageFailed: if a checkpoint cannot be written; the ones before are kept.
     """
-    loop = _Loop(engine, job, observer)
+    loop = Loop(engine, job, observer)
     step = 0
     if resume_from is not None:
         engine.load_optimizer_state(resume_from.optimizer)
@@ -106,7 +106,9 @@ def train(
                 loop.checkpoint(step)
 
 
-class _Loop:
+class Loop:
+    """What `train` does step by step."""
+
     def __init__(self, engine: Engine, job: TrainingJob, observer: Observer) -> None:
         self._engine = engine
         self._job = job

@@ -103,7 +103,7 @@ def test_a_key_or_value_that_breaks_a_rule_is_refused(
         ("search.searcher.name=evolve", ["unknown searcher 'evolve'", "random, evolution"]),
         ("search.searcher={name: random, population: 3}", ["'random'", "'population'"]),
         ("search.searcher.sample=99", ["1 <= sample <= population", "sample=99"]),
-        ("train.zero_stage=3", ["train.zero_stage", "0, 1 or 2", "got 3", "use stage 2"]),
+        ("train.zero_stage=4", ["train.zero_stage", "less than or equal to 3", "got 4"]),
         ("user_code=/no/such/folder", ["user_code must be a folder", "/no/such/folder"]),
         ("train.batch_size=9", ["batch_size", "multiple of accumulation", "9 and 2"]),
     ],

@@ -127,40 +127,6 @@ def test_a_path_of_another_depth_is_refused():
         supernet().hidden(Architecture.parse("attention-conv3"), some_batch()[0])
 
 
-def learning(model):
-    """The candidates whose weights may move."""
-    return {
-        (layer, name)
-        for layer, names in enumerate(SPACE.layers)
-        for name in names
-        if all(parameter.requires_grad for parameter in model.operator(layer, name).parameters())
-    }
-
-
-def frozen(model):
-    return {
-        (layer, name)
-        for layer, names in enumerate(SPACE.layers)
-        for name in names
-        if not any(
-            parameter.requires_grad for parameter in model.operator(layer, name).parameters()
-        )
-    }
-
-
-def test_only_the_path_and_the_ends_require_gradients():
-    model = supernet()
-    everything = learning(model)
-    assert len(everything) == 9
-    for paths in [(PATH,), (PATH, PATH.replace(1, "attention")), (PATH.replace(0, "conv3"),)]:
-        model.only_path_requires_grad(*paths)
-        wanted = {pair for path in paths for pair in enumerate(path.operators)}
-        assert learning(model) == wanted
-        assert frozen(model) == everything - wanted
-        ends = [*model.stem.parameters(), *model.head.parameters()]
-        assert all(parameter.requires_grad for parameter in ends)
-
-
 def test_a_meta_supernet_names_the_same_tensors_and_holds_none():
     model, meta = supernet(embedding_size=6), meta_supernet(SPACE, shape(embedding_size=6))
     assert all(parameter.is_meta for parameter in meta.parameters())
