@@ -25,10 +25,10 @@ from supernet.data.prepare import prepare
 from supernet.settings import DataSettings
 
 BOOKS = "corpus/books_pd/train.txt"
-TRUTH = {"steps": 800, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 100}
-SUPERNET = {**TRUTH, "steps": 1600}
-ALIGN: dict[str, Any] = {"weight": 0.1}
-TIME = 0.8
+TRUTH = {"steps": 1200, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 100}
+SUPERNET = {**TRUTH, "steps": 3200}
+ALIGN: dict[str, Any] = {"weight": 1.0}
+TIME = 0.77
 """Steps of an aligned super-net in the time of one of SPOS: one over what its step costs."""
 
 
@@ -48,10 +48,20 @@ METHODS = {
     "FairNAS": Method({"name": "fairnas", "accumulate": False}),
     "shuffled walk": Method({"name": "shuffled_walk", "block": SUPERNET["steps"]}),
     "MAGIC-T": Method(WALK),
+    "fair walk": Method({"name": "benchmarks.fair_walk:FairWalk"}),
     "MAGIC-A": Method(UNIFORM, ALIGN),
     "MAGIC-AT": Method(WALK, ALIGN),
     "MAGIC-A, equal time": Method(UNIFORM, ALIGN, TIME),
     "MAGIC-AT, equal time": Method(WALK, ALIGN, TIME),
+}
+
+
+TRIALS = {
+    **{name: METHODS[name] for name in ("SPOS", "MAGIC-T", "fair walk")},
+    **{f"MAGIC-T, {n} changes": Method({**WALK, "changes": n}) for n in (2, 4)},
+    **{f"MAGIC-A, λ {weight}": Method(UNIFORM, {"weight": weight}) for weight in (0.3, 1.0, 3.0)},
+    "MAGIC-A, λ 1 from 0.3": Method(UNIFORM, {"weight": 1.0, "start": 0.3}),
+    "MAGIC-AT, λ 1.0": Method(WALK, {"weight": 1.0}),
 }
 
 
@@ -104,7 +114,7 @@ class Part:
 
 ONLY = ("SPOS", "MAGIC-AT")
 PARTS = [
-    Part("tune", 32, (100, 101), (100, 101), METHODS),
+    Part("tune", 24, (100, 101), (100, 101), TRIALS),
     Part("study", 60, (0, 1), (0, 1, 2), METHODS),
     Part("confirm", 60, (10, 11), (10, 11, 12, 13, 14), {name: METHODS[name] for name in ONLY}),
 ]
@@ -144,19 +154,22 @@ def main() -> int:
 def _study(parts: list[Part], work: Path, workers: int, *, keep: bool) -> dict[str, Any]:
     data = _prepared(work)
     results = Results(work, RESULTS / "ranking.parquet" if keep else work / "none")
-    report, everything, taken = {}, [], set()
+    tasks, taken = {}, set()
     for part in PARTS if keep else parts:
         children = part.children(taken)
         taken |= set(children)
-        tasks = part.tasks(children)
-        if part in parts:
-            run_tasks(tasks, results, data, workers=workers)
-        everything += tasks
-        if all(task in results for task in tasks):
-            report[part.name] = summarise(tasks, results, data)
+        tasks[part.name] = part.tasks(children)
+    try:
+        for part in parts:
+            run_tasks(tasks[part.name], results, data, workers=workers)
+    finally:
+        results.write([task for found in tasks.values() for task in found])
+    report = {
+        name: summarise(found, results, data)
+        for name, found in tasks.items()
+        if all(task in results for task in found)
+    }
     if keep:
-        RESULTS.mkdir(exist_ok=True)
-        results.write(RESULTS / "ranking.parquet", everything)
         for name in report:
             plot(report[name], RESULTS / f"ranking_{name}.png")
         seeds = {part.name: list(part.truth_seeds + part.supernet_seeds) for part in PARTS}

@@ -23,6 +23,7 @@ class Results:
     """Rows by task, in the work folder or in a Parquet file."""
 
     def __init__(self, work: Path, committed: Path) -> None:
+        self._committed = committed
         self._parts = work / "parts"
         self._parts.mkdir(parents=True, exist_ok=True)
         self._rows: dict[str, Rows] = {}
@@ -51,10 +52,12 @@ class Results:
         part.with_suffix(".part").rename(part)
         self._rows[task.key] = rows
 
-    def write(self, path: Path, tasks: Sequence[Task]) -> None:
-        """All rows of these tasks as one Parquet file."""
+    def write(self, tasks: Sequence[Task]) -> None:
+        """The rows of these tasks, as far as there are any, to the Parquet file."""
         rows = [row for task in tasks if task in self for row in self.rows(task)]
-        pd.DataFrame(rows).to_parquet(path, index=False)
+        if rows:
+            self._committed.parent.mkdir(exist_ok=True)
+            pd.DataFrame(rows).to_parquet(self._committed, index=False)
 
 
 def run_tasks(tasks: Sequence[Task], results: Results, data: Path, *, workers: int) -> None:

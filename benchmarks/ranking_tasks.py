@@ -27,22 +27,29 @@ from supernet.settings import AlignSettings, OptimiserSettings, SpaceSettings
 from supernet.space import Architecture, SearchSpace
 from supernet.training import News, TrainingJob, train
 
-DATA = {"vocab_size": 256, "sequence_length": 32}
-"""Near-characters: with larger pieces and as little training all children are about as good, and
-their order is noise."""
+DATA = {"vocab_size": 256, "sequence_length": 32, "mask_probability": 0.3}
+"""Near-characters, and many of them masked: with larger pieces or fewer targets, as little training
+leaves all children about as good, or ranks them by how soon they learn at all."""
 SPACE = SpaceSettings(
     layers=6,
     hidden_size=64,
     dropout=0.0,
     candidates={
-        "attention": {"kind": "attention", "heads": 4, "relative_reach": 8},
-        "feed_forward": {"kind": "feed_forward", "inner_size": 128},
+        "attention2": {"kind": "attention", "heads": 2, "relative_reach": 16},
+        "attention4": {"kind": "attention", "heads": 4, "relative_reach": 8},
+        "ff64": {"kind": "feed_forward", "inner_size": 64},
+        "ff256": {"kind": "feed_forward", "inner_size": 256},
         "conv3": {"kind": "separable_conv", "kernel_size": 3},
+        "conv5": {"kind": "separable_conv", "kernel_size": 5},
         "conv7": {"kind": "separable_conv", "kernel_size": 7},
+        "identity": {"kind": "identity"},
     },
 )
 TRUTH_SEQUENCES, INHERITED_SEQUENCES, EVAL_BATCH = 4096, 1024, 128
 ANCHOR_BATCHES = 8
+AVERAGED = 0.25
+"""Share of the steps, at the end, over which a super-net's weights are averaged."""
+AVERAGED_EVERY = 5
 
 
 @dataclass(frozen=True)
@@ -78,23 +85,38 @@ def run_task(task: Task, data: str) -> list[dict[str, Any]]:
     torch.manual_seed(task.seed)
     model = SuperNet(own_space, text.shape)
     observer = _Observer()
-    _train(model, task, own_space, text, observer)
+    engine = _train(model, task, own_space, text, observer)
     trained = time.perf_counter()
     sequences = INHERITED_SEQUENCES if task.kind == "supernet" else TRUTH_SEQUENCES
     batches = text.valid(sequences, EVAL_BATCH)
+
+    def losses() -> list[float]:
+        return [evaluate(model, child, batches)[0] for child in children]
+
+    scores = {"loss_nats": losses()}
+    if task.kind == "supernet":
+        engine.take_averaged()
+        scores["averaged_loss_nats"] = losses()
     common = {
         "task": task.key,
         "kind": task.kind,
         "method": task.name if task.kind == "supernet" else None,
         "seed": task.seed,
+        "recipe": json.dumps(task.recipe),
+        "sampler": json.dumps(task.sampler),
+        "align": json.dumps(task.align),
         "train_loss_nats": observer.last_loss,
         "anchors": len(observer.anchors),
         "anchor": observer.anchors[-1]["architecture"] if observer.anchors else None,
         "train_s": trained - began,
     }
     return [
-        {**common, "architecture": str(child), "loss_nats": evaluate(model, child, batches)[0]}
-        for child in children
+        {
+            **common,
+            "architecture": str(child),
+            **{name: found[n] for name, found in scores.items()},
+        }
+        for n, child in enumerate(children)
     ]
 
 
@@ -126,6 +148,30 @@ class _Text:
         )
 
 
+class _Averaging(PlainEngine):
+    """Keeps the mean of the weights over the last AVERAGED of the steps."""
+
+    def __init__(self, model: SuperNet, settings: OptimiserSettings) -> None:
+        super().__init__(model, settings)
+        self._left, self._window = settings.steps, settings.steps * AVERAGED
+        self._mean, self._count = [p.detach().clone() for p in model.parameters()], 0
+
+    def update(self, learning_rate: float) -> None:
+        """Take the optimiser step."""
+        super().update(learning_rate)
+        self._left -= 1
+        if self._left < self._window and self._left % AVERAGED_EVERY == 0:
+            self._count += 1
+            now = [p.detach() for p in self.model.parameters()]
+            torch._foreach_lerp_(self._mean, now, 1 / self._count)
+
+    def take_averaged(self) -> None:
+        """Put the mean in the weights' place."""
+        with torch.no_grad():
+            for parameter, mean in zip(self.model.parameters(), self._mean, strict=True):
+                parameter.copy_(mean)
+
+
 class _Observer:
     def __init__(self) -> None:
         self.last_loss = float("nan")
@@ -140,7 +186,7 @@ class _Observer:
 
 def _train(
     model: SuperNet, task: Task, space: SearchSpace, text: _Text, observer: _Observer
-) -> None:
+) -> _Averaging:
     steps = task.recipe["steps"]
     settings = OptimiserSettings(**{**task.recipe, "checkpoint_steps": steps})
     plan = (
@@ -158,7 +204,9 @@ def _train(
             seed=task.seed,
             anchors=_anchors(task, space, text, steps),
         )
-        train(PlainEngine(model, settings), job, observer, resume_from=None)
+        engine = _Averaging(model, settings)
+        train(engine, job, observer, resume_from=None)
+    return engine
 
 
 def _anchors(task: Task, space: SearchSpace, text: _Text, steps: int) -> Anchors | None:
