@@ -109,7 +109,7 @@ class Part:
         ]
 
     def _steps(self, method: Method) -> int:
-        return round(self.supernet["steps"] * method.share)
+        return int(round(method.share * self.supernet["steps"]))
 
 
 ONLY = ("SPOS", "MAGIC-AT")
@@ -154,7 +154,8 @@ def main() -> int:
 def _study(parts: list[Part], work: Path, workers: int, *, keep: bool) -> dict[str, Any]:
     data = _prepared(work)
     results = Results(work, RESULTS / "ranking.parquet" if keep else work / "none")
-    tasks, taken = {}, set()
+    tasks: dict[str, list[Task]] = {}
+    taken: set[str] = set()
     for part in PARTS if keep else parts:
         children = part.children(taken)
         taken |= set(children)

@@ -29,7 +29,7 @@ class Results:
         self._rows: dict[str, Rows] = {}
         if committed.exists():
             for key, group in pd.read_parquet(committed).groupby("task", sort=False):
-                self._rows[str(key)] = group.to_dict("records")
+                self._rows[str(key)] = group.to_dict("records")  # type: ignore[assignment]
         for part in self._parts.glob("*.json"):
             self._rows[part.stem] = json.loads(part.read_text())
 
@@ -40,9 +40,9 @@ class Results:
         """A finished task's rows, one per child."""
         return self._rows[task.key]
 
-    def losses(self, task: Task) -> list[float]:
+    def losses(self, task: Task, column: str = "loss_nats") -> list[float]:
         """A finished task's losses in nats, in the order of its children."""
-        found = {row["architecture"]: row["loss_nats"] for row in self.rows(task)}
+        found = {row["architecture"]: row[column] for row in self.rows(task)}
         return [found[child] for child in task.children]
 
     def add(self, task: Task, rows: Rows) -> None:

@@ -42,7 +42,8 @@ def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, 
             for seed in dict.fromkeys(task.seed for task in truths)
         ]
     )
-    scores = _scores(tasks, results)
+    scores = _scores(tasks, results, "loss_nats")
+    averaged = _scores(tasks, results, "averaged_loss_nats")
     return {
         "children": len(children),
         "truth_seeds": len(truth_SN),
@@ -59,6 +60,7 @@ def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, 
                 [task for task in tasks if task.kind == "supernet" and task.name == name],
                 results,
                 scores_SN,
+                averaged[name],
                 scores[BASE],
                 truth_SN,
             )
@@ -67,13 +69,13 @@ def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, 
     }
 
 
-def _scores(tasks: Sequence[Task], results: Results) -> dict[str, Floats]:
+def _scores(tasks: Sequence[Task], results: Results, column: str) -> dict[str, Floats]:
     """Inherited losses by method, (super-net seeds, children)."""
     names = dict.fromkeys(task.name for task in tasks if task.kind == "supernet")
     return {
         name: np.array(
             [
-                results.losses(task)
+                results.losses(task, column)
                 for task in tasks
                 if task.kind == "supernet" and task.name == name
             ]
@@ -83,7 +85,12 @@ def _scores(tasks: Sequence[Task], results: Results) -> dict[str, Floats]:
 
 
 def _method(
-    tasks: Sequence[Task], results: Results, scores_SN: Floats, base_SN: Floats, truth_SN: Floats
+    tasks: Sequence[Task],
+    results: Results,
+    scores_SN: Floats,
+    averaged_SN: Floats,
+    base_SN: Floats,
+    truth_SN: Floats,
 ) -> dict[str, Any]:
     truth_N = truth_SN.mean(0)
     difference = paired_difference(scores_SN, base_SN, truth_N)
@@ -91,6 +98,7 @@ def _method(
     return {
         "tau": asdict(bootstrap_interval(kendall_tau, [scores_SN, truth_N])),
         "tau_by_seed": [kendall_tau(scores_N, truth_N) for scores_N in scores_SN],
+        "averaged_weights_tau": asdict(bootstrap_interval(kendall_tau, [averaged_SN, truth_N])),
         "over_spos": asdict(difference) if scores_SN is not base_SN else None,
         "spearman_rho": spearman_rho(scores_SN, truth_N),
         "pairwise_accuracy": pairwise_accuracy(scores_SN, truth_N),

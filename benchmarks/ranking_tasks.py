@@ -189,15 +189,11 @@ def _train(
 ) -> _Averaging:
     steps = task.recipe["steps"]
     settings = OptimiserSettings(**{**task.recipe, "checkpoint_steps": steps})
-    plan = (
-        build_sampler(task.sampler, space, seed=task.seed).plan
-        if task.kind == "supernet"
-        else lambda start, count: [(Architecture.parse(task.name),)] * count
-    )
+    sampler = build_sampler(task.sampler or {"name": "uniform"}, space, seed=task.seed)
     with tempfile.TemporaryDirectory() as folder:
         job = TrainingJob(
             settings=settings,
-            plan=plan,
+            plan=sampler.plan,
             batches=text.train(batch_size=settings.batch_size, seed=task.seed),
             files=RunStore(folder),
             folder="supernet",

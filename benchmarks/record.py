@@ -4,6 +4,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from orchestrator.runinfo import library_versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def provenance(*, seeds: dict[str, int]) -> dict[str, Any]:
+def provenance(*, seeds: Mapping[str, int | Sequence[int]]) -> dict[str, Any]:
     """Date, commit, versions, machine and seeds; no host name and no path."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -32,7 +33,9 @@ def provenance(*, seeds: dict[str, int]) -> dict[str, Any]:
     }
 
 
-def write_record(name: str, values: dict[str, Any], *, seeds: dict[str, int]) -> None:
+def write_record(
+    name: str, values: dict[str, Any], *, seeds: Mapping[str, int | Sequence[int]]
+) -> None:
     """Write `benchmarks/results/<name>.json`."""
     RESULTS.mkdir(exist_ok=True)
     record = {"benchmark": name, **provenance(seeds=seeds), "results": values}
