@@ -28,7 +28,7 @@ BOOKS = "corpus/books_pd/train.txt"
 TRUTH = {"steps": 1200, "batch_size": 32, "learning_rate": 3e-3, "warmup_steps": 100}
 SUPERNET = {**TRUTH, "steps": 3200}
 ALIGN: dict[str, Any] = {"weight": 1.0}
-TIME = 0.77
+TIME = 0.8
 """Steps of an aligned super-net in the time of one of SPOS: one over what its step costs."""
 
 
@@ -43,25 +43,38 @@ class Method:
 
 
 UNIFORM, WALK = {"name": "uniform"}, {"name": "magic_t"}
+HALF = 0.5
+
+
+def _methods(share: float, suffix: str = "") -> dict[str, Method]:
+    steps = round(SUPERNET["steps"] * share)
+    return {
+        f"SPOS{suffix}": Method(UNIFORM, share=share),
+        f"FairNAS{suffix}": Method({"name": "fairnas", "accumulate": False}, share=share),
+        f"shuffled walk{suffix}": Method({"name": "shuffled_walk", "block": steps}, share=share),
+        f"MAGIC-T{suffix}": Method(WALK, share=share),
+        f"MAGIC-A{suffix}": Method(UNIFORM, ALIGN, share),
+        f"MAGIC-AT{suffix}": Method(WALK, ALIGN, share),
+    }
+
+
 METHODS = {
-    "SPOS": Method(UNIFORM),
-    "FairNAS": Method({"name": "fairnas", "accumulate": False}),
-    "shuffled walk": Method({"name": "shuffled_walk", "block": SUPERNET["steps"]}),
-    "MAGIC-T": Method(WALK),
+    **_methods(1.0),
     "fair walk": Method({"name": "benchmarks.fair_walk:FairWalk"}),
-    "MAGIC-A": Method(UNIFORM, ALIGN),
-    "MAGIC-AT": Method(WALK, ALIGN),
     "MAGIC-A, equal time": Method(UNIFORM, ALIGN, TIME),
     "MAGIC-AT, equal time": Method(WALK, ALIGN, TIME),
+    **_methods(HALF, ", half the steps"),
 }
-
-
 TRIALS = {
     **{name: METHODS[name] for name in ("SPOS", "MAGIC-T", "fair walk")},
     **{f"MAGIC-T, {n} changes": Method({**WALK, "changes": n}) for n in (2, 4)},
     **{f"MAGIC-A, λ {weight}": Method(UNIFORM, {"weight": weight}) for weight in (0.3, 1.0, 3.0)},
     "MAGIC-A, λ 1 from 0.3": Method(UNIFORM, {"weight": 1.0, "start": 0.3}),
     "MAGIC-AT, λ 1.0": Method(WALK, {"weight": 1.0}),
+    **{
+        f"{name}, half the steps": METHODS[f"{name}, half the steps"]
+        for name in ("SPOS", "MAGIC-T", "MAGIC-A", "MAGIC-AT")
+    },
 }
 
 
