@@ -71,6 +71,8 @@ TRIALS = {
     **{f"MAGIC-A, λ {weight}": Method(UNIFORM, {"weight": weight}) for weight in (0.3, 1.0, 3.0)},
     "MAGIC-A, λ 1 from 0.3": Method(UNIFORM, {"weight": 1.0, "start": 0.3}),
     "MAGIC-AT, λ 1.0": Method(WALK, {"weight": 1.0}),
+    "SPOS, half the rate": Method(UNIFORM, recipe={"learning_rate": 1.5e-3}),
+    "MAGIC-T, half the rate": Method(WALK, recipe={"learning_rate": 1.5e-3}),
     **{
         f"{name}, half the steps": METHODS[f"{name}, half the steps"]
         for name in ("SPOS", "MAGIC-T", "MAGIC-A", "MAGIC-AT")
