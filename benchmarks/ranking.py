@@ -68,7 +68,10 @@ METHODS = {
 TRIALS = {
     **{name: METHODS[name] for name in ("SPOS", "MAGIC-T", "fair walk")},
     **{f"MAGIC-T, {n} changes": Method({**WALK, "changes": n}) for n in (2, 4)},
-    **{f"MAGIC-A, λ {weight}": Method(UNIFORM, {"weight": weight}) for weight in (0.3, 1.0, 3.0)},
+    **{
+        f"MAGIC-A, λ {weight}": Method(UNIFORM, {"weight": weight})
+        for weight in (0.3, 1.0, 3.0, 10.0)
+    },
     "MAGIC-A, λ 1 from 0.3": Method(UNIFORM, {"weight": 1.0, "start": 0.3}),
     "MAGIC-AT, λ 1.0": Method(WALK, {"weight": 1.0}),
     "SPOS, half the rate": Method(UNIFORM, recipe={"learning_rate": 1.5e-3}),
