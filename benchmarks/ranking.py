@@ -39,48 +39,30 @@ class Method:
     sampler: dict[str, Any]
     align: dict[str, Any] | None = None
     share: float = 1.0
-    recipe: dict[str, Any] = field(default_factory=dict)
 
 
 UNIFORM, WALK = {"name": "uniform"}, {"name": "magic_t"}
-HALF = 0.5
-
-
-def _methods(share: float, suffix: str = "") -> dict[str, Method]:
-    steps = round(SUPERNET["steps"] * share)
-    return {
-        f"SPOS{suffix}": Method(UNIFORM, share=share),
-        f"FairNAS{suffix}": Method({"name": "fairnas", "accumulate": False}, share=share),
-        f"shuffled walk{suffix}": Method({"name": "shuffled_walk", "block": steps}, share=share),
-        f"MAGIC-T{suffix}": Method(WALK, share=share),
-        f"MAGIC-A{suffix}": Method(UNIFORM, ALIGN, share),
-        f"MAGIC-AT{suffix}": Method(WALK, ALIGN, share),
-    }
 
 
 METHODS = {
-    **_methods(1.0),
+    "SPOS": Method(UNIFORM),
+    "FairNAS": Method({"name": "fairnas", "accumulate": False}),
+    "shuffled walk": Method({"name": "shuffled_walk", "block": SUPERNET["steps"]}),
+    "MAGIC-T": Method(WALK),
+    "MAGIC-A": Method(UNIFORM, ALIGN),
+    "MAGIC-AT": Method(WALK, ALIGN),
     "fair walk": Method({"name": "benchmarks.fair_walk:FairWalk"}),
     "MAGIC-A, equal time": Method(UNIFORM, ALIGN, TIME),
     "MAGIC-AT, equal time": Method(WALK, ALIGN, TIME),
-    **_methods(HALF, ", half the steps"),
 }
 TRIALS = {
     **{name: METHODS[name] for name in ("SPOS", "MAGIC-T", "fair walk")},
-    **{f"MAGIC-T, {n} changes": Method({**WALK, "changes": n}) for n in (2, 4)},
-    **{
-        f"MAGIC-A, λ {weight}": Method(UNIFORM, {"weight": weight})
-        for weight in (0.3, 1.0, 3.0, 10.0)
-    },
-    "MAGIC-A, λ 1 from 0.3": Method(UNIFORM, {"weight": 1.0, "start": 0.3}),
-    "MAGIC-AT, λ 1.0": Method(WALK, {"weight": 1.0}),
-    "SPOS, half the rate": Method(UNIFORM, recipe={"learning_rate": 1.5e-3}),
-    "MAGIC-T, half the rate": Method(WALK, recipe={"learning_rate": 1.5e-3}),
-    **{
-        f"{name}, half the steps": METHODS[f"{name}, half the steps"]
-        for name in ("SPOS", "MAGIC-T", "MAGIC-A", "MAGIC-AT")
-    },
+    "MAGIC-T, 3 changes": Method({**WALK, "changes": 3}),
+    **{f"MAGIC-A, λ {weight}": Method(UNIFORM, {"weight": weight}) for weight in (1.0, 10.0)},
+    **{f"MAGIC-AT, λ {weight}": Method(WALK, {"weight": weight}) for weight in (1.0, 10.0)},
 }
+HAND_MADE = "-".join(["attention4", "ff256"] * (SPACE.layers // 2))
+"""Attention and feed-forward alone, trained like the children of `tune`: it must learn, too."""
 
 
 @dataclass(frozen=True)
@@ -92,13 +74,15 @@ class Part:
     truth_seeds: tuple[int, ...]
     supernet_seeds: tuple[int, ...]
     methods: dict[str, Method]
+    also: tuple[str, ...] = ()
+    """Children that are not drawn."""
     truth: dict[str, Any] = field(default_factory=lambda: TRUTH)
     supernet: dict[str, Any] = field(default_factory=lambda: SUPERNET)
 
     def children(self, taken: set[str]) -> tuple[str, ...]:
         """Distinct uniform children, none of them taken by another part."""
         space, rng = SPACE.build(), random.Random(f"children:{self.name}")
-        found: dict[str, None] = {}
+        found = dict.fromkeys(self.also)
         while len(found) < self.num_children:
             child = str(space.sample(rng))
             if child not in taken:
@@ -117,7 +101,7 @@ class Part:
                 "supernet",
                 name,
                 seed,
-                {**self.supernet, **method.recipe, "steps": self._steps(method)},
+                {**self.supernet, "steps": self._steps(method)},
                 children,
                 sampler=method.sampler,
                 align=method.align,
@@ -132,7 +116,7 @@ class Part:
 
 ONLY = ("SPOS", "MAGIC-AT")
 PARTS = [
-    Part("tune", 24, (100, 101), (100, 101), TRIALS),
+    Part("tune", 24, (100, 101), (100, 101), TRIALS, also=(HAND_MADE,)),
     Part("study", 60, (0, 1), (0, 1, 2), METHODS),
     Part("confirm", 60, (10, 11), (10, 11, 12, 13, 14), {name: METHODS[name] for name in ONLY}),
 ]

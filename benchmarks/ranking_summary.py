@@ -1,7 +1,7 @@
 """From the rows of the ranking study to its figures: tau by method, with what stands beside it."""
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,6 @@ from supernet.model import TextShape
 from supernet.space import Architecture
 
 BASE = "SPOS"
-"""What methods are compared with; those named "…, half the steps" with its namesake."""
 TOP_K = 5
 
 
@@ -62,17 +61,12 @@ def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, 
                 results,
                 scores_SN,
                 averaged[name],
-                scores[_base(name, scores)],
+                scores[BASE],
                 truth_SN,
             )
             for name, scores_SN in scores.items()
         },
     }
-
-
-def _base(name: str, scores: Mapping[str, Floats]) -> str:
-    namesake = ", ".join([BASE, *name.split(", ")[1:]])
-    return namesake if namesake in scores else BASE
 
 
 def _scores(tasks: Sequence[Task], results: Results, column: str) -> dict[str, Floats]:

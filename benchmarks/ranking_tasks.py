@@ -35,6 +35,7 @@ SPACE = SpaceSettings(
     hidden_size=64,
     dropout=0.0,
     candidates={
+        "attention1": {"kind": "attention", "heads": 1, "relative_reach": 8},
         "attention2": {"kind": "attention", "heads": 2, "relative_reach": 16},
         "attention4": {"kind": "attention", "heads": 4, "relative_reach": 8},
         "ff64": {"kind": "feed_forward", "inner_size": 64},
@@ -42,9 +43,11 @@ SPACE = SpaceSettings(
         "conv3": {"kind": "separable_conv", "kernel_size": 3},
         "conv5": {"kind": "separable_conv", "kernel_size": 5},
         "conv7": {"kind": "separable_conv", "kernel_size": 7},
+        "conv9": {"kind": "separable_conv", "kernel_size": 9},
         "identity": {"kind": "identity"},
     },
 )
+"""Operators so alike that neither size nor counts of them explain which child is good."""
 TRUTH_SEQUENCES, INHERITED_SEQUENCES, EVAL_BATCH = 4096, 1024, 128
 ANCHOR_BATCHES = 8
 AVERAGED = 0.25
