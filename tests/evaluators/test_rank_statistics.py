@@ -126,32 +126,43 @@ def test_a_planted_difference_is_found_and_has_its_sign() -> None:
     rng = np.random.default_rng(4)
     truth = rng.standard_normal(60)
     seeds = noisy(truth, 0.1, rng, seeds=2)
-    better, worse = noisy(truth, 0.5, rng, seeds=5), noisy(truth, 2.0, rng, seeds=4)
+    better, worse = noisy(truth, 0.5, rng, seeds=5), noisy(truth, 2.0, rng, seeds=5)
     assert paired_difference(better, worse, seeds).low > 0
     assert paired_difference(worse, better, seeds).high < 0
 
 
-@pytest.mark.parametrize("seeds", [2, 5])
-def test_the_difference_of_equal_methods_is_found_one_time_in_twenty(seeds: int) -> None:
+def test_the_difference_of_equal_methods_is_found_at_most_one_time_in_twenty() -> None:
     rng = np.random.default_rng(5)
     found = 0
-    for trial in range(200):
-        truth = rng.standard_normal(60)
-        # A seed's skill varies: that is what resampling the seeds is for.
+    for trial in range(150):
+        truth = rng.standard_normal(200)
+        # A seed's skill varies, and more than the choice of children matters.
         a, b = (
-            np.concatenate([noisy(truth, rng.uniform(0.5, 2.0), rng) for _ in range(seeds)])
+            np.concatenate([noisy(truth, rng.uniform(0.5, 2.0), rng) for _ in range(3)])
             for _ in range(2)
         )
-        interval = paired_difference(a, b, truth, replicates=300, seed=trial)
+        interval = paired_difference(a, b, truth, replicates=200, seed=trial)
         found += not interval.low <= 0 <= interval.high
-    assert 0.005 <= found / 200 <= 0.11
+    assert 0.005 <= found / 150 <= 0.09
 
 
-def test_of_two_super_net_seeds_a_replicate_draws_one() -> None:
+def test_two_seeds_that_disagree_leave_the_difference_wide_open() -> None:
     truth = np.arange(20.0)
-    opposite = np.stack([truth, -truth])
-    interval = paired_difference(opposite, truth[None], truth, level=0.3)
-    assert (interval.estimate, interval.low, interval.high) == pytest.approx((-1, -2, 0))
+    agree, opposite = np.stack([truth, truth]), np.stack([truth, -truth])
+    alike = paired_difference(agree, agree[::-1], truth)
+    assert (alike.estimate, alike.low, alike.high) == pytest.approx((0, 0, 0))
+    wide = paired_difference(opposite, agree, truth)
+    assert wide.estimate == pytest.approx(-1)
+    assert wide.low < -2 and wide.high > 0
+
+
+def test_seeds_are_paired() -> None:
+    truth = np.arange(20.0)
+    good_and_bad = np.stack([truth, -truth, truth])
+    same = paired_difference(good_and_bad, good_and_bad, truth)
+    assert (same.low, same.high) == pytest.approx((0, 0))
+    with pytest.raises(InvalidInput, match="the same super-net seeds, but got 3 and 2"):
+        paired_difference(good_and_bad, good_and_bad[:2], truth)
 
 
 def test_pairing_narrows_the_difference_of_methods_that_err_alike() -> None:
