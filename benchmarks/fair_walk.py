@@ -1,4 +1,4 @@
-"""A walk of neighbouring paths that is as fair as FairNAS: our own choice, tried by the study."""
+"""FairNAS with neighbouring blocks: a walk that uses all operators equally often (our own)."""
 
 import random
 
@@ -7,30 +7,32 @@ from supernet.space import Architecture, SearchSpace
 
 
 class FairWalk:
-    """Changes one operator between adjacent steps, like MAGIC-T, but all equally often.
+    """Changes one operator between adjacent steps, like MAGIC-T, and uses all equally often.
 
-    In L steps every layer changes once, in random order; in K changes of a layer each of its K
-    operators has its turn.
+    The layers change in turn, in an order drawn once, so that an operator stays for L steps; in K
+    changes of a layer each of its K operators has its turn, in random order.
+
+    Args:
+        space: of layers with two or more operators each; a layer with one stays as it is.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int, phase: int = 0) -> None:
+        stream = f"fair_walk:{seed}:{phase}"
         self._layers = space.layers
-        self._stream = f"fair_walk:{seed}:{phase}"
-        self._draws = [random.Random(f"{self._stream}:layer:{n}") for n in range(len(self._layers))]
-        self._turns: list[list[str]] = [[] for _ in self._layers]
+        numbers = range(len(space.layers))
+        self._order = random.Random(stream).sample(numbers, len(numbers))
+        self._draws = [random.Random(f"{stream}:{number}") for number in numbers]
+        self._turns: list[list[str]] = [[] for _ in numbers]
 
     def plan(self, start: int, count: int) -> list[Paths]:
         """One path per step."""
         return [(self._path(step),) for step in range(start, start + count)]
 
     def _path(self, step: int) -> Architecture:
-        number, within = divmod(step, len(self._layers))
-        order = random.Random(f"{self._stream}:{number}").sample(
-            range(len(self._layers)), len(self._layers)
-        )
-        changed = order[: within + 1]
+        turn, within = divmod(step, len(self._layers))
+        changed = set(self._order[: within + 1])
         return Architecture(
-            tuple(self._operator(n, number + (n in changed)) for n in range(len(self._layers)))
+            tuple(self._operator(n, turn + (n in changed)) for n in range(len(self._layers)))
         )
 
     def _operator(self, layer: int, turn: int) -> str:

@@ -34,13 +34,14 @@ METHODS = {
     "MAGIC-A": ["train.sampler={name: uniform}", ALIGN],
     "MAGIC-AT": ["train.sampler={name: magic_t}", ALIGN],
 }
-FULL = ["train.steps=1500", "train.checkpoint_steps=750"]
+FULL = ["train.steps=1500", "train.checkpoint_steps=750", "train.collapsed_within_nats=null"]
 QUICK = [
     "train.steps=40",
     "train.checkpoint_steps=20",
     "train.collapsed_within_nats=null",
     "data.max_mb=1",
     "space.hidden_size=32",
+    "search.limits=",
 ]
 QUICK_MEASURE = ["interference.groups=4", "interference.children=6", "interference.replicates=200"]
 
@@ -74,9 +75,7 @@ def _measure_all(
     source = f"data.source={os.environ['MAGIC_NAS_DATA']}/{BOOKS}"
     for name, method in METHODS.items():
         out = work / name.lower()
-        config = load_config(
-            "examples/quickstart.yaml", [source, f"seed={SEED}", *method, *settings]
-        )
+        config = load_config(QUICKSTART, [source, f"seed={SEED}", *method, *settings])
         run(config, out=out, only=("data", "train"))
         results[name] = interference(out, measure)
         print(f"{name}\n{format_findings(results[name])}\n", flush=True)

@@ -8,6 +8,7 @@ table and one JSON object; a full run also writes `benchmarks/results/ranking*.{
 """
 
 import argparse
+import hashlib
 import json
 import os
 import random
@@ -117,8 +118,8 @@ class Part:
 ONLY = ("SPOS", "MAGIC-AT")
 PARTS = [
     Part("tune", 24, (100, 101), (100, 101), TRIALS, also=(HAND_MADE,)),
-    Part("study", 60, (0, 1), (0, 1, 2), METHODS),
-    Part("confirm", 60, (10, 11), (10, 11, 12, 13, 14), {name: METHODS[name] for name in ONLY}),
+    Part("study", 60, (0, 1), (20, 21, 22), METHODS),
+    Part("confirm", 60, (10, 11), (30, 31, 32, 33, 34, 35), {name: METHODS[name] for name in ONLY}),
 ]
 QUICK = Part(
     "quick",
@@ -181,7 +182,8 @@ def _study(parts: list[Part], work: Path, workers: int, *, keep: bool) -> dict[s
 
 
 def _prepared(work: Path) -> Path:
-    data = work / "data"
+    digest = hashlib.sha256(json.dumps([BOOKS, DATA]).encode()).hexdigest()
+    data = work / f"data-{digest[:12]}"
     if not (data / "summary.json").exists():
         source = Path(os.environ["MAGIC_NAS_DATA"]) / BOOKS
         work.mkdir(parents=True, exist_ok=True)

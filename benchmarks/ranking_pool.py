@@ -55,19 +55,35 @@ class Results:
     def write(self, tasks: Sequence[Task]) -> None:
         """The rows of these tasks, as far as there are any, to the Parquet file."""
         rows = [row for task in tasks if task in self for row in self.rows(task)]
-        if rows:
-            self._committed.parent.mkdir(exist_ok=True)
-            pd.DataFrame(rows).to_parquet(self._committed, index=False)
+        if not rows:
+            return
+        self._committed.parent.mkdir(exist_ok=True)
+        aside = self._committed.with_suffix(".part")
+        pd.DataFrame(rows).to_parquet(aside, index=False)
+        aside.rename(self._committed)
 
 
 def run_tasks(tasks: Sequence[Task], results: Results, data: Path, *, workers: int) -> None:
-    """Run what has no result yet, in the order given."""
+    """Run what has no result yet, in the order given.
+
+    A task that fails costs no other: all run, then the first error is raised.
+    """
     todo = [task for task in tasks if task not in results]
     if not todo:
         return
     context = multiprocessing.get_context("spawn")
+    errors = []
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         running = {pool.submit(run_task, task, str(data)): task for task in todo}
         done = tqdm(as_completed(running), total=len(tasks), initial=len(tasks) - len(todo))
-        for future in done:
-            results.add(running[future], future.result())
+        try:
+            for future in done:
+                if error := future.exception():
+                    errors.append(error)
+                else:
+                    results.add(running[future], future.result())
+        except KeyboardInterrupt:
+            pool.shutdown(cancel_futures=True)
+            raise
+    if errors:
+        raise errors[0]

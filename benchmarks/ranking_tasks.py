@@ -53,6 +53,10 @@ ANCHOR_BATCHES = 8
 AVERAGED = 0.25
 """Share of the steps, at the end, over which a super-net's weights are averaged."""
 AVERAGED_EVERY = 5
+CONSTANTS = (
+    *(TRUTH_SEQUENCES, INHERITED_SEQUENCES, EVAL_BATCH),
+    *(ANCHOR_BATCHES, AVERAGED, AVERAGED_EVERY),
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,14 @@ class Task:
     @property
     def key(self) -> str:
         """The same for the same work: a cached result is found by it."""
-        work = {**asdict(self), "space": SPACE.model_dump(mode="json"), "data": DATA}
+        align = self.align and AlignSettings(**self.align).model_dump(mode="json")
+        work = {
+            **asdict(self),
+            "align": align,
+            "space": SPACE.model_dump(mode="json"),
+            "data": DATA,
+            "constants": CONSTANTS,
+        }
         digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
         return f"{self.kind}-{digest[:16]}"
 
@@ -105,6 +116,8 @@ def run_task(task: Task, data: str) -> list[dict[str, Any]]:
         "kind": task.kind,
         "method": task.name if task.kind == "supernet" else None,
         "seed": task.seed,
+        "data": json.dumps(DATA),
+        "operators": json.dumps(list(SPACE.candidates)),
         "recipe": json.dumps(task.recipe),
         "sampler": json.dumps(task.sampler),
         "align": json.dumps(task.align),

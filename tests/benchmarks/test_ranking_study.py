@@ -1,0 +1,77 @@
+from collections import Counter
+
+import pandas as pd
+
+from benchmarks.fair_walk import FairWalk
+from benchmarks.ranking import METHODS, PARTS, SUPERNET, TRUTH, Method
+from benchmarks.ranking_pool import Results
+from benchmarks.ranking_tasks import SPACE, Task
+
+CHILD = "-".join(["conv3"] * SPACE.layers)
+
+
+def test_the_fair_walk_changes_one_operator_and_uses_all_equally_often() -> None:
+    space = SPACE.build()
+    layers, candidates = len(space.layers), len(space.operators)
+    paths = [path.operators for (path,) in FairWalk(space, seed=3).plan(0, 5 * layers * candidates)]
+    differing = [
+        sum(a != b for a, b in zip(one, other, strict=True))
+        for one, other in zip(paths, paths[1:], strict=False)
+    ]
+    assert set(differing) == {1}
+    for layer in range(layers):
+        counts = Counter(path[layer] for path in paths).values()
+        assert len(counts) == candidates and max(counts) - min(counts) <= 2 * layers
+
+
+def test_the_fair_walk_is_a_function_of_the_step() -> None:
+    space = SPACE.build()
+    assert FairWalk(space, seed=3).plan(500, 7) == FairWalk(space, seed=3).plan(490, 30)[10:17]
+    assert FairWalk(space, seed=3).plan(0, 20) != FairWalk(space, seed=4).plan(0, 20)
+
+
+def test_the_parts_of_the_study_share_no_child() -> None:
+    taken: set[str] = set()
+    for part in PARTS:
+        children = part.children(taken)
+        assert len(set(children)) == part.num_children and not taken & set(children)
+        taken |= set(children)
+
+
+def test_the_parts_of_the_study_share_no_seed() -> None:
+    seeds = [{*part.truth_seeds, *part.supernet_seeds} for part in PARTS]
+    assert sum(map(len, seeds)) == len(set.union(*seeds))
+
+
+def test_a_tasks_key_tells_apart_what_trains_differently() -> None:
+    tasks = [
+        Task("truth", CHILD, 0, TRUTH, (CHILD,)),
+        Task("truth", CHILD, 1, TRUTH, (CHILD,)),
+        Task("truth", CHILD, 0, SUPERNET, (CHILD,)),
+        *(
+            Task("supernet", "name", 0, SUPERNET, (CHILD,), method.sampler, method.align)
+            for method in (
+                METHODS["SPOS"],
+                METHODS["MAGIC-T"],
+                METHODS["MAGIC-A"],
+                Method({"name": "uniform"}, {"weight": 0.5}),
+            )
+        ),
+    ]
+    assert len({task.key for task in tasks}) == len(tasks)
+    assert tasks[0].key == Task("truth", CHILD, 0, dict(TRUTH), (CHILD,)).key
+
+
+def test_results_are_found_again_in_the_work_folder_and_in_the_repository(tmp_path) -> None:
+    one, other = (Task("truth", CHILD, seed, TRUTH, (CHILD,)) for seed in (0, 1))
+    committed = tmp_path / "results" / "ranking.parquet"
+    results = Results(tmp_path / "work", committed)
+    results.add(one, [{"task": one.key, "architecture": CHILD, "loss_nats": 3.5}])
+    results.write([one, other])
+    assert pd.read_parquet(committed)["loss_nats"].tolist() == [3.5]
+    for again in (
+        Results(tmp_path / "work", tmp_path / "none"),
+        Results(tmp_path / "w2", committed),
+    ):
+        assert one in again and other not in again
+        assert again.losses(one) == [3.5]
