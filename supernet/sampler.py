@@ -13,7 +13,7 @@ from supernet.errors import InvalidInput
 from supernet.space import Architecture, SearchSpace
 
 Paths = tuple[Architecture, ...]
-"""The paths of one optimisation step; their gradients add up."""
+"""The paths of one optimisation step; its gradient is the mean of theirs."""
 
 
 class PathSampler(Protocol):
@@ -99,8 +99,8 @@ class ShuffledWalkSampler:
         changes: int = 1,
         block: int = 1000,
     ) -> None:
-        if block < 1:
-            raise InvalidInput(f"block >= 1 must hold, but got block={block}")
+        if not isinstance(block, int) or block < 1:
+            raise InvalidInput(f"block must be a whole number from 1 on, but got block={block}")
         self._walk = MagicTSampler(space, seed=seed, phase=phase, changes=changes)
         self._stream = f"shuffled_walk:{seed}:{phase}"
         self._block = block
@@ -121,10 +121,10 @@ class ShuffledWalkSampler:
 class FairNASSampler:
     """Strict fairness (FairNAS, ICCV 2021): K paths use every operator of every layer once.
 
-    K is the largest number of candidates of a layer. The K paths are trained on one batch and
-    their gradients add up to one optimisation step; with `accumulate=False` (our own choice) they
-    are trained in K steps, a batch and an update each, as the other samplers do. A layer with fewer
-    candidates uses each as often as any other, give or take one.
+    K is the largest number of candidates of a layer. The K paths are trained on one batch, and the
+    mean of their gradients makes one optimisation step; with `accumulate=False` (our own choice)
+    they are trained in K steps, a batch and an update each, as the other samplers do. A layer with
+    fewer candidates uses each as often as any other, give or take one.
     """
 
     def __init__(

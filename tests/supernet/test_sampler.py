@@ -170,6 +170,7 @@ def test_uniform_paths_do_not_depend_on_the_path_before():
         ({"name": "magic_t", "changes": 6}, "changes=6"),
         ({"name": "magic_t", "change": 1}, "'change'"),
         ({"name": "shuffled_walk", "block": 0}, "block=0"),
+        ({"name": "shuffled_walk", "block": 100.5}, "block=100.5"),
         ({"name": "shuffled_walk", "changes": 6}, "changes=6"),
         ({"name": "fairnas", "paths": 3}, "'paths'"),
         ({"name": "fair"}, "unknown sampler 'fair'; known are uniform, magic_t"),
