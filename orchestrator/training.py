@@ -3,6 +3,7 @@
 Called by Ray's workers and by the in-process twin alike; knows neither Ray nor DeepSpeed.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -187,6 +188,11 @@ def _measure(
         split, metric, sequences = "test", "test_loss_nats", run.config.retrain.test_sequences
     batches = [batch.to(device) for batch in run.eval_batches(split, sequences=sequences)]
     loss, accuracy = evaluate(model, model_plan.architecture, batches)
+    if not math.isfinite(loss):
+        raise TrainingDiverged(
+            f"{model_plan.architecture} must end with a finite loss, but got {loss}: lower the "
+            f"learning rate ({model_plan.recipe.learning_rate:g}) or lengthen the warm-up"
+        )
     return {metric: loss, "masked_accuracy": accuracy}
 
 

@@ -174,15 +174,22 @@ def test_children_keep_to_the_limits_unless_told_otherwise(trained_run: Path) ->
     assert len(costs) == 100
 
 
-def test_a_child_that_diverges_has_its_error_as_its_result(own_trained_run: Path) -> None:
+@pytest.mark.parametrize(
+    ("steps", "error"), [(20, "must be finite"), (1, "must end with a finite loss")]
+)
+def test_a_child_that_diverges_has_its_error_as_its_result(
+    own_trained_run: Path, steps: int, error: str
+) -> None:
     this = Run.open_to_measure(own_trained_run, "rank", ["rank.children=10"])
     plan = _plans(this, sample_children(this)[0])[0]
-    recipe = plan.recipe.model_copy(update={"learning_rate": 1e30, "clip_norm": 0.0})
+    recipe = plan.recipe.model_copy(
+        update={"learning_rate": 1e30, "clip_norm": 0.0, "steps": steps, "warmup_steps": 0}
+    )
     retrain_locally(this, [replace(plan, recipe=recipe)], lambda name, row: None)
     folder = own_trained_run / plan.folder
     assert os.listdir(folder) == ["result.json"]
     result = json.loads((folder / "result.json").read_text())
-    assert "must be finite" in result["error"]
+    assert error in result["error"]
     assert "val_loss_nats" not in result
 
 
