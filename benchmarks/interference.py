@@ -27,7 +27,7 @@ from orchestrator.interference_summary import format_findings
 BOOKS = "corpus/books_pd/train.txt"
 QUICKSTART = Path(__file__).parent.parent / "examples" / "quickstart.yaml"
 SEED = 0
-ALIGN = "train.align={weight: 1.0, start: 0.3}"
+ALIGN = "train.align={weight: 1.0}"
 METHODS = {
     "SPOS": ["train.sampler={name: uniform}", "train.align=null"],
     "MAGIC-T": ["train.sampler={name: magic_t}", "train.align=null"],

@@ -78,7 +78,7 @@ CASES = [
     )
 ]
 ALIGNED = [Case("quickstart", sampler, align=True) for sampler in ("uniform", "magic_t")]
-ALIGN = AlignSettings(weight=1.0, start=0.0)
+ALIGN = AlignSettings(start=0.0)
 
 
 @dataclass(frozen=True)
