@@ -61,6 +61,10 @@ TRIALS = {
     "MAGIC-T, 3 changes": Method({**WALK, "changes": 3}),
     **{f"MAGIC-A, λ {weight}": Method(UNIFORM, {"weight": weight}) for weight in (1.0, 10.0)},
     **{f"MAGIC-AT, λ {weight}": Method(WALK, {"weight": weight}) for weight in (1.0, 10.0)},
+    "FairNAS": METHODS["FairNAS"],
+    "FairNAS and alignment": Method(METHODS["FairNAS"].sampler, ALIGN),
+    "MAGIC-A, averaged teacher": Method(UNIFORM, {**ALIGN, "teacher_decay": 0.99}),
+    "MAGIC-AT, averaged teacher": Method(WALK, {**ALIGN, "teacher_decay": 0.99}),
 }
 HAND_MADE = "-".join(["attention4", "ff256"] * (SPACE.layers // 2))
 """Attention and feed-forward alone, trained like the children of `tune`: it must learn, too."""

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.averaged_teacher import AveragedTeacher
 from orchestrator.store import RunStore
 from supernet.alignment import Anchors
 from supernet.data.masking import Batch, TrainBatches, eval_batches
@@ -72,20 +73,29 @@ class Task:
     children: tuple[str, ...]
     sampler: dict[str, Any] = field(default_factory=dict)
     align: dict[str, Any] | None = None
+    """AlignSettings, and perhaps `teacher_decay` for an `AveragedTeacher`."""
 
     @property
     def key(self) -> str:
         """The same for the same work: a cached result is found by it."""
-        align = self.align and AlignSettings(**self.align).model_dump(mode="json")
+        align, teacher = self.align_settings()
         work = {
             **asdict(self),
-            "align": align,
+            "align": align and {**align.model_dump(mode="json"), **teacher},
             "space": SPACE.model_dump(mode="json"),
             "data": DATA,
             "constants": CONSTANTS,
         }
         digest = hashlib.sha256(json.dumps(work, sort_keys=True).encode()).hexdigest()
         return f"{self.kind}-{digest[:16]}"
+
+    def align_settings(self) -> tuple[AlignSettings | None, dict[str, float]]:
+        """What is the product's, and what is the averaged teacher's."""
+        if self.align is None:
+            return None, {}
+        settings = dict(self.align)
+        teacher = {name: settings.pop(name) for name in ("teacher_decay",) if name in settings}
+        return AlignSettings(**settings), teacher
 
 
 def run_task(task: Task, data: str) -> list[dict[str, Any]]:
@@ -214,16 +224,20 @@ def _train(
             files=RunStore(folder),
             folder="supernet",
             seed=task.seed,
-            anchors=_anchors(task, space, text, steps),
+            anchors=_anchors(task, model, text, steps),
         )
         engine = _Averaging(model, settings)
         train(engine, job, observer, resume_from=None)
     return engine
 
 
-def _anchors(task: Task, space: SearchSpace, text: _Text, steps: int) -> Anchors | None:
-    if task.align is None:
+def _anchors(task: Task, model: SuperNet, text: _Text, steps: int) -> Anchors | None:
+    align, teacher = task.align_settings()
+    if align is None:
         return None
-    align = AlignSettings(**task.align)
     batches = text.valid(ANCHOR_BATCHES * align.sequences, align.sequences)
-    return Anchors(align, space, batches, steps=steps, seed=task.seed)
+    common = {"steps": steps, "seed": task.seed}
+    if not teacher:
+        return Anchors(align, model.space, batches, **common)
+    decay = teacher["teacher_decay"]
+    return AveragedTeacher(align, model.space, batches, **common, model=model, decay=decay)

@@ -93,6 +93,14 @@ class Anchors:
         losses = score([*([before] if before else []), *rivals], batch)
         return self._take_best(step, before, rivals, losses)
 
+    def distance(
+        self, model: SuperNet, architecture: Architecture, states: States, batch: Batch
+    ) -> torch.Tensor:
+        """`alignment_loss` of a child against the current anchor; there must be one."""
+        assert self.current is not None
+        anchor = self.current.architecture
+        return alignment_loss(model, architecture, anchor, states, batch, self.settings)
+
     def resume(self, row: dict[str, Any] | None) -> None:
         """Go on with the anchor of a checkpoint, as `Anchor.to_row` gave it."""
         if row is None:
@@ -165,11 +173,20 @@ def alignment_loss(
     mask_BT = padding_mask(batch)
     with torch.no_grad():
         theirs = list(model.chain.states(states[first], mask_BT, anchor.operators, first=first))
-    distances_KBT = [
-        _distance(states[layer + 1], theirs[layer - first], normalise=settings.normalise)
-        for layer in compared
-    ]
-    distance_BT = torch.stack(distances_KBT).sum(0) / len(layers)
+    pairs = [(states[layer + 1], theirs[layer - first]) for layer in compared]
+    return distance_of_states(pairs, mask_BT, num_layers=len(layers), normalise=settings.normalise)
+
+
+def distance_of_states(
+    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    mask_BT: torch.Tensor | None,
+    *,
+    num_layers: int,
+    normalise: bool,
+) -> torch.Tensor:
+    """Squared distance of hidden states (B, T, D), over `num_layers`: summed over real tokens."""
+    distances_KBT = [_distance(*pair, normalise=normalise) for pair in pairs]
+    distance_BT = torch.stack(distances_KBT).sum(0) / num_layers
     return (distance_BT if mask_BT is None else distance_BT[mask_BT]).sum()
 
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import torch
 
-from supernet.alignment import Anchors, alignment_loss
+from supernet.alignment import Anchors
 from supernet.checkpoint import Checkpoint, Files, Tensors, save_checkpoint
 from supernet.data.masking import Batch, TrainBatches
 from supernet.engine import Engine
@@ -179,9 +179,8 @@ class Loop:
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
             loss_sum, states = masked_lm_loss_and_states(model, path, batch)
             distance_sum = loss_sum.new_zeros(())
-            if weight and anchors and anchors.current:
-                anchor = anchors.current.architecture
-                distance_sum = alignment_loss(model, path, anchor, states, batch, anchors.settings)
+            if weight and anchors:
+                distance_sum = anchors.distance(model, path, states, batch)
         self._engine.backward(loss_sum / targets + weight * distance_sum / tokens)
         return float(loss_sum.detach()), float(distance_sum.detach())
 
