@@ -98,6 +98,8 @@ def _method(
     return {
         "tau": asdict(bootstrap_interval(kendall_tau, [scores_SN, truth_N])),
         "tau_by_seed": [kendall_tau(scores_N, truth_N) for scores_N in scores_SN],
+        "seeds_agree_tau": ceiling_tau(scores_SN),
+        "mean_of_seeds_tau": kendall_tau(scores_SN.mean(0), truth_N),
         "averaged_weights_tau": asdict(bootstrap_interval(kendall_tau, [averaged_SN, truth_N])),
         "over_spos": asdict(difference) if scores_SN is not base_SN else None,
         "spearman_rho": spearman_rho(scores_SN, truth_N),
@@ -156,7 +158,8 @@ def table(report: dict[str, Any]) -> str:
             gain = "" if over is None else f"   over SPOS {_text(Interval(**over), sign=True)}"
             lines.append(
                 f"  {method:24} tau {_text(Interval(**found['tau']))}   {found['steps']:5} steps "
-                f"{found['train_s']:5.0f} s   {found['inherited_mean_nats']:.3f} nats{gain}"
+                f"{found['train_s']:5.0f} s   {found['inherited_mean_nats']:.3f} nats   seeds agree "
+                f"{found['seeds_agree_tau']:.2f}{gain}"
             )
         for predictor, found in part["predictors"].items():
             lines.append(f"  {predictor:24} tau {_text(Interval(**found))}")
