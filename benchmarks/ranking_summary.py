@@ -158,7 +158,7 @@ def table(report: dict[str, Any]) -> str:
             gain = "" if over is None else f"   over SPOS {_text(Interval(**over), sign=True)}"
             lines.append(
                 f"  {method:24} tau {_text(Interval(**found['tau']))}   {found['steps']:5} steps "
-                f"{found['train_s']:5.0f} s   {found['inherited_mean_nats']:.3f} nats   seeds agree "
+                f"{found['train_s']:5.0f} s   {found['inherited_mean_nats']:.3f} nats   agree "
                 f"{found['seeds_agree_tau']:.2f}{gain}"
             )
         for predictor, found in part["predictors"].items():
