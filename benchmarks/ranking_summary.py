@@ -1,6 +1,7 @@
 """From the rows of the ranking study to its figures: tau by method, with what stands beside it."""
 
 import statistics
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,6 +27,7 @@ from evaluators.rank_statistics import (
 from supernet.cost import CostModel
 from supernet.data.summary import DataSummary
 from supernet.model import TextShape
+from supernet.sampler import build_sampler
 from supernet.space import Architecture
 
 BASE = "SPOS"
@@ -99,6 +101,7 @@ def _method(
         "tau": asdict(bootstrap_interval(kendall_tau, [scores_SN, truth_N])),
         "tau_by_seed": [kendall_tau(scores_N, truth_N) for scores_N in scores_SN],
         "seeds_agree_tau": ceiling_tau(scores_SN),
+        "visits_rho": visits_rho(tasks, scores_SN, base_SN),
         "mean_of_seeds_tau": kendall_tau(scores_SN.mean(0), truth_N),
         "averaged_weights_tau": asdict(bootstrap_interval(kendall_tau, [averaged_SN, truth_N])),
         "over_spos": asdict(difference) if scores_SN is not base_SN else None,
@@ -112,6 +115,28 @@ def _method(
         "sampler": tasks[0].sampler,
         "align": tasks[0].align,
     }
+
+
+def visits_rho(tasks: Sequence[Task], scores_SN: Floats, base_SN: Floats) -> float:
+    """Are children favoured whose operators were trained often? Mean Spearman's rho over seeds.
+
+    Of a child's visits (mean over layers of the log of the steps that trained its operator) and how
+    far its loss lies below the mean loss that SPOS gives it from other seeds.
+    """
+    space, found = SPACE.build(), []
+    for seed, task in enumerate(tasks):
+        visits: list[Counter[str]] = [Counter() for _ in space.layers]
+        plan = build_sampler(task.sampler, space, seed=task.seed).plan(0, task.recipe["steps"])
+        for path in (path for paths in plan for path in paths):
+            for layer, operator in enumerate(path.operators):
+                visits[layer][operator] += 1
+        visits_N = [
+            np.mean([np.log1p(visits[layer][name]) for layer, name in enumerate(child.operators)])
+            for child in map(Architecture.parse, task.children)
+        ]
+        below_N = np.delete(base_SN, seed, axis=0).mean(0) - scores_SN[seed]
+        found.append(spearman_rho(visits_N, below_N))
+    return float(np.mean(found))
 
 
 def _predictors(children: Sequence[str], truth_N: Floats, data: Path) -> dict[str, Floats]:

@@ -1,11 +1,15 @@
 from collections import Counter
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from benchmarks.fair_walk import FairWalk
 from benchmarks.ranking import METHODS, PARTS, SUPERNET, TRUTH, Method
 from benchmarks.ranking_pool import Results
+from benchmarks.ranking_summary import visits_rho
 from benchmarks.ranking_tasks import SPACE, Task
+from supernet.space import Architecture
 
 CHILD = "-".join(["conv3"] * SPACE.layers)
 
@@ -75,3 +79,25 @@ def test_results_are_found_again_in_the_work_folder_and_in_the_repository(tmp_pa
     ):
         assert one in again and other not in again
         assert again.losses(one) == [3.5]
+
+
+def test_scores_that_follow_the_visits_are_found_out() -> None:
+    """`alternating` trains conv3 everywhere in two of three steps, and conv5 in the third."""
+    children = tuple("-".join([name] * SPACE.layers) for name in ("conv3", "conv5", "conv7"))
+    recipe = {**SUPERNET, "steps": 30}
+    tasks = [
+        Task("supernet", "m", seed, recipe, children, {"name": f"{__name__}:Alternating"})
+        for seed in (0, 1)
+    ]
+    base = np.zeros((2, 3))
+    assert visits_rho(tasks, np.array([[1.0, 2.0, 3.0]] * 2), base) == pytest.approx(1.0)
+    assert visits_rho(tasks, np.array([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]]), base) == pytest.approx(0)
+
+
+class Alternating:
+    def __init__(self, space, *, seed: int, phase: int = 0) -> None:
+        self._layers = len(space.layers)
+
+    def plan(self, start: int, count: int) -> list[tuple[Architecture, ...]]:
+        names = ["conv5" if step % 3 == 0 else "conv3" for step in range(start, start + count)]
+        return [(Architecture((name,) * self._layers),) for name in names]
