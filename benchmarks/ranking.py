@@ -35,7 +35,7 @@ TIME = 0.8
 
 @dataclass(frozen=True)
 class Method:
-    """How a super-net is trained; `share` of the steps, for equal time."""
+    """How a super-net is trained; `share` of the steps, for equal time or for longer."""
 
     sampler: dict[str, Any]
     align: dict[str, Any] | None = None
@@ -63,6 +63,8 @@ TRIALS = {
     **{f"MAGIC-AT, λ {weight}": Method(WALK, {"weight": weight}) for weight in (1.0, 10.0)},
     "FairNAS": METHODS["FairNAS"],
     "FairNAS and alignment": Method(METHODS["FairNAS"].sampler, ALIGN),
+    "SPOS, 9,600 steps": Method(UNIFORM, share=3.0),
+    "MAGIC-AT, 9,600 steps": Method(WALK, ALIGN, share=3.0),
     "MAGIC-A, averaged teacher": Method(UNIFORM, {**ALIGN, "teacher_decay": 0.99}),
     "MAGIC-AT, averaged teacher": Method(WALK, {**ALIGN, "teacher_decay": 0.99}),
 }
