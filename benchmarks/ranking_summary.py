@@ -31,6 +31,8 @@ from supernet.sampler import build_sampler
 from supernet.space import Architecture
 
 BASE = "SPOS"
+CONTRASTS = (("MAGIC-T", "shuffled walk"), ("MAGIC-AT", "MAGIC-T"), ("MAGIC-AT", "MAGIC-A"))
+"""Of methods beside SPOS: the order of the paths alone, and what each half adds to the other."""
 TOP_K = 5
 
 
@@ -67,6 +69,13 @@ def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, 
                 truth_SN,
             )
             for name, scores_SN in scores.items()
+        },
+        "contrasts": {
+            f"{one} over {other}": asdict(
+                paired_difference(scores[one], scores[other], truth_SN.mean(0))
+            )
+            for one, other in CONTRASTS
+            if one in scores and other in scores
         },
     }
 
@@ -186,6 +195,8 @@ def table(report: dict[str, Any]) -> str:
                 f"{found['train_s']:5.0f} s   {found['inherited_mean_nats']:.3f} nats   agree "
                 f"{found['seeds_agree_tau']:.2f}{gain}"
             )
+        for contrast, found in part["contrasts"].items():
+            lines.append(f"  {contrast:32} {_text(Interval(**found), sign=True)}")
         for predictor, found in part["predictors"].items():
             lines.append(f"  {predictor:24} tau {_text(Interval(**found))}")
     return "\n".join(lines)
