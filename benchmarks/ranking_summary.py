@@ -31,7 +31,12 @@ from supernet.sampler import build_sampler
 from supernet.space import Architecture
 
 BASE = "SPOS"
-CONTRASTS = (("MAGIC-T", "shuffled walk"), ("MAGIC-AT", "MAGIC-T"), ("MAGIC-AT", "MAGIC-A"))
+CONTRASTS = (
+    ("MAGIC-T", "shuffled walk"),
+    ("MAGIC-AT", "MAGIC-T"),
+    ("MAGIC-AT", "MAGIC-A"),
+    *((f"MAGIC-{which}, 9,600 steps", "SPOS, 9,600 steps") for which in ("T", "A", "AT")),
+)
 """Of methods beside SPOS: the order of the paths alone, and what each half adds to the other."""
 TOP_K = 5
 
@@ -196,7 +201,7 @@ def table(report: dict[str, Any]) -> str:
                 f"{found['seeds_agree_tau']:.2f}{gain}"
             )
         for contrast, found in part["contrasts"].items():
-            lines.append(f"  {contrast:32} {_text(Interval(**found), sign=True)}")
+            lines.append(f"  {contrast:42} {_text(Interval(**found), sign=True)}")
         for predictor, found in part["predictors"].items():
             lines.append(f"  {predictor:24} tau {_text(Interval(**found))}")
     return "\n".join(lines)
