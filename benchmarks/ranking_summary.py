@@ -131,11 +131,12 @@ def _method(
     }
 
 
-def visits_rho(tasks: Sequence[Task], scores_SN: Floats, base_SN: Floats) -> float:
+def visits_rho(tasks: Sequence[Task], scores_SN: Floats, base_SN: Floats) -> float | None:
     """Are children favoured whose operators were trained often? Mean Spearman's rho over seeds.
 
     Of a child's visits (mean over layers of the log of the steps that trained its operator) and how
-    far its loss lies below the mean loss that SPOS gives it from other seeds.
+    far its loss lies below the mean loss that SPOS gives it from other seeds. None where all
+    operators are trained equally often.
     """
     space, found = SPACE.build(), []
     for seed, task in enumerate(tasks):
@@ -150,7 +151,7 @@ def visits_rho(tasks: Sequence[Task], scores_SN: Floats, base_SN: Floats) -> flo
         ]
         below_N = np.delete(base_SN, seed, axis=0).mean(0) - scores_SN[seed]
         found.append(spearman_rho(visits_N, below_N))
-    return float(np.mean(found))
+    return None if np.isnan(found).any() else float(np.mean(found))
 
 
 def _predictors(children: Sequence[str], truth_N: Floats, data: Path) -> dict[str, Floats]:
