@@ -127,17 +127,10 @@ class Part:
 
 
 ONLY = ("SPOS", "MAGIC-AT")
-LONG_ONLY = tuple(f"{name}, 9,600 steps" for name in ONLY)
 PARTS = [
     Part("tune", 24, (100, 101), (100, 101), TRIALS, also=(HAND_MADE,)),
     Part("study", 60, (0, 1), (20, 21, 22), METHODS),
-    Part(
-        "confirm",
-        60,
-        (10, 11),
-        (30, 31, 32, 33, 34, 35),
-        {name: METHODS[name] for name in ONLY + LONG_ONLY},
-    ),
+    Part("confirm", 60, (10, 11), (30, 31, 32, 33, 34, 35), {name: METHODS[name] for name in ONLY}),
 ]
 QUICK = Part(
     "quick",
