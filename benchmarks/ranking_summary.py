@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.stats import rankdata
 
 from benchmarks.ranking_pool import Results
 from benchmarks.ranking_tasks import SPACE, Task
@@ -116,6 +117,7 @@ def _method(
         "tau_by_seed": [kendall_tau(scores_N, truth_N) for scores_N in scores_SN],
         "seeds_agree_tau": ceiling_tau(scores_SN),
         "visits_rho": visits_rho(tasks, scores_SN, base_SN),
+        "favours": _favours(tasks[0].children, scores_SN.mean(0), truth_N),
         "mean_of_seeds_tau": kendall_tau(scores_SN.mean(0), truth_N),
         "averaged_weights_tau": asdict(bootstrap_interval(kendall_tau, [averaged_SN, truth_N])),
         "over_spos": asdict(difference) if scores_SN is not base_SN else None,
@@ -152,6 +154,16 @@ def visits_rho(tasks: Sequence[Task], scores_SN: Floats, base_SN: Floats) -> flo
         below_N = np.delete(base_SN, seed, axis=0).mean(0) - scores_SN[seed]
         found.append(spearman_rho(visits_N, below_N))
     return None if np.isnan(found).any() else float(np.mean(found))
+
+
+def _favours(children: Sequence[str], scores_N: Floats, truth_N: Floats) -> dict[str, float]:
+    """By operator: rho of its count and the ranks that a child gains over the truth."""
+    gained_N = rankdata(truth_N) - rankdata(scores_N)
+    paths = [Architecture.parse(child).operators for child in children]
+    return {
+        name: spearman_rho([float(path.count(name)) for path in paths], gained_N)
+        for name in SPACE.candidates
+    }
 
 
 def _predictors(children: Sequence[str], truth_N: Floats, data: Path) -> dict[str, Floats]:
