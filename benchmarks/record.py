@@ -14,6 +14,7 @@ import torch
 from orchestrator.runinfo import library_versions
 
 RESULTS = Path(__file__).parent / "results"
+_CODE = ("--", ":/", ":(top,exclude)benchmarks/results")
 
 
 def provenance(*, seeds: Mapping[str, int | Sequence[int]]) -> dict[str, Any]:
@@ -21,7 +22,7 @@ def provenance(*, seeds: Mapping[str, int | Sequence[int]]) -> dict[str, Any]:
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted": bool(_git("status", "--porcelain", "--untracked-files=no", *_CODE)),
         "versions": library_versions(),
         "machine": {
             "cpu": _cpu_model(),
