@@ -2,7 +2,7 @@
 
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from evaluators.rank_statistics import (
     kendall_tau,
     paired_difference,
     pairwise_accuracy,
+    reachable_tau,
     spearman_rho,
     top_k_regret,
 )
@@ -36,10 +37,11 @@ CONTRASTS = (
     ("MAGIC-T", "shuffled walk"),
     ("MAGIC-AT", "MAGIC-T"),
     ("MAGIC-AT", "MAGIC-A"),
-    *((f"MAGIC-{which}, 9,600 steps", "SPOS, 9,600 steps") for which in ("T", "A", "AT")),
+    ("SPOS, 9,600 steps", "SPOS"),
 )
-"""Of methods beside SPOS: the order of the paths alone, and what each half adds to the other."""
+"""The order of the paths alone, what each half adds to the other, and three times the training."""
 TOP_K = 5
+LINES = {"ceiling_tau": "two seeds of the truth", "reachable_tau": "a perfect predictor"}
 
 
 def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, Any]:
@@ -61,8 +63,12 @@ def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, 
         "truth_spread_nats": float(truth_SN.mean(0).std()),
         "unigram_nats": DataSummary.load(data).unigram_nats["valid"],
         "ceiling_tau": ceiling_tau(truth_SN),
+        "reachable_tau": reachable_tau(truth_SN),
         "predictors": {
-            name: asdict(bootstrap_interval(kendall_tau, [values, truth_SN.mean(0)]))
+            name: {
+                **asdict(bootstrap_interval(kendall_tau, [values, truth_SN.mean(0)])),
+                "below_spos": asdict(_below(values, scores[BASE], truth_SN.mean(0))),
+            }
             for name, values in _predictors(children, truth_SN.mean(0), data).items()
         },
         "methods": {
@@ -71,7 +77,7 @@ def summarise(tasks: Sequence[Task], results: Results, data: Path) -> dict[str, 
                 results,
                 scores_SN,
                 averaged[name],
-                scores[BASE],
+                scores,
                 truth_SN,
             )
             for name, scores_SN in scores.items()
@@ -106,10 +112,13 @@ def _method(
     results: Results,
     scores_SN: Floats,
     averaged_SN: Floats,
-    base_SN: Floats,
+    scores: Mapping[str, Floats],
     truth_SN: Floats,
 ) -> dict[str, Any]:
-    truth_N = truth_SN.mean(0)
+    """`over_spos` and `visits_rho` are against SPOS of as many steps, where there is one."""
+    truth_N, name = truth_SN.mean(0), tasks[0].name
+    as_long = f"{BASE}, 9,600 steps"
+    base_SN = scores[as_long if name.endswith("9,600 steps") and as_long in scores else BASE]
     difference = paired_difference(scores_SN, base_SN, truth_N)
     rows = [results.rows(task)[0] for task in tasks]
     return {
@@ -131,6 +140,15 @@ def _method(
         "sampler": tasks[0].sampler,
         "align": tasks[0].align,
     }
+
+
+def _below(predicted_N: Floats, scores_SN: Floats, truth_N: Floats) -> Interval:
+    """How much lower the |tau| of a predictor is than the tau of SPOS, over children."""
+
+    def difference(predicted_N: Floats, scores_SN: Floats, truth_N: Floats) -> float:
+        return kendall_tau(scores_SN, truth_N) - abs(kendall_tau(predicted_N, truth_N))
+
+    return bootstrap_interval(difference, [predicted_N, scores_SN, truth_N])
 
 
 def visits_rho(tasks: Sequence[Task], scores_SN: Floats, base_SN: Floats) -> float | None:
@@ -156,14 +174,30 @@ def visits_rho(tasks: Sequence[Task], scores_SN: Floats, base_SN: Floats) -> flo
     return None if np.isnan(found).any() else float(np.mean(found))
 
 
-def _favours(children: Sequence[str], scores_N: Floats, truth_N: Floats) -> dict[str, float]:
-    """By operator: rho of its count and the ranks that a child gains over the truth."""
-    gained_N = rankdata(truth_N) - rankdata(scores_N)
+def _favours(children: Sequence[str], scores_N: Floats, truth_N: Floats) -> dict[str, Any]:
+    """By operator: rho of its count in a child and how much better the child ranks than expected.
+
+    Expected is the rank that follows from the truth's by linear regression, for a predictor that
+    errs without looking at operators does not rank a bad child as badly as the truth does.
+    """
     paths = [Architecture.parse(child).operators for child in children]
     return {
-        name: spearman_rho([float(path.count(name)) for path in paths], gained_N)
+        name: asdict(
+            bootstrap_interval(
+                favour,
+                [np.array([float(path.count(name)) for path in paths]), scores_N, truth_N],
+                replicates=500,
+            )
+        )
         for name in SPACE.candidates
     }
+
+
+def favour(counts_N: Floats, scores_N: Floats, truth_N: Floats) -> float:
+    """Spearman's rho of the counts and the ranks by which scores lie below what truth predicts."""
+    scores_N, truth_N = rankdata(scores_N), rankdata(truth_N)
+    slope, start = np.polyfit(truth_N, scores_N, 1)
+    return spearman_rho(counts_N, slope * truth_N + start - scores_N)
 
 
 def _predictors(children: Sequence[str], truth_N: Floats, data: Path) -> dict[str, Floats]:
@@ -201,7 +235,8 @@ def table(report: dict[str, Any]) -> str:
     lines = []
     for name, part in report.items():
         lines.append(
-            f"{name}: {part['children']} children, ceiling {part['ceiling_tau']:.3f}, loss "
+            f"{name}: {part['children']} children, two seeds of the truth agree "
+            f"{part['ceiling_tau']:.3f}, reachable {part['reachable_tau']:.3f}, loss "
             f"{part['truth_mean_nats']:.3f} ± {part['truth_spread_nats']:.3f} nats (unigrams "
             f"{part['unigram_nats']:.3f})"
         )
@@ -216,7 +251,9 @@ def table(report: dict[str, Any]) -> str:
         for contrast, found in part["contrasts"].items():
             lines.append(f"  {contrast:42} {_text(Interval(**found), sign=True)}")
         for predictor, found in part["predictors"].items():
-            lines.append(f"  {predictor:24} tau {_text(Interval(**found))}")
+            below = _text(Interval(**found["below_spos"]), sign=True)
+            tau = Interval(*(found[end] for end in ("estimate", "low", "high")))
+            lines.append(f"  {predictor:24} tau {_text(tau)}   |tau| below SPOS by {below}")
     return "\n".join(lines)
 
 
@@ -226,7 +263,7 @@ def _text(interval: Interval, *, sign: bool = False) -> str:
 
 
 def plot(part: dict[str, Any], path: Path) -> None:
-    """tau by method: interval over children, a dot per super-net seed, the ceiling, predictors."""
+    """tau by method: interval over children, a dot per super-net seed; predictors beside."""
     rows = [(name, found["tau"], found["tau_by_seed"]) for name, found in part["methods"].items()]
     rows += [(name, found, []) for name, found in part["predictors"].items()]
     figure = Figure(figsize=(7.5, 0.36 * len(rows) + 1.2), layout="constrained")
@@ -236,7 +273,8 @@ def plot(part: dict[str, Any], path: Path) -> None:
         axes.plot([interval["low"], interval["high"]], [place, place], color=colour, linewidth=2)
         axes.plot(interval["estimate"], place, "o", color=colour)
         axes.plot(seeds, [place] * len(seeds), "|", color="#D55E00", markersize=9)
-    axes.axvline(part["ceiling_tau"], linestyle="--", color="#009E73", label="ceiling")
+    for name, style in (("ceiling_tau", "--"), ("reachable_tau", ":")):
+        axes.axvline(part[name], linestyle=style, color="#009E73", label=LINES[name])
     axes.axvline(0.0, color="#B0B0B0", linewidth=0.8)
     axes.set_yticks(range(len(rows)), [name for name, *_ in reversed(rows)])
     axes.set_xlabel("Kendall's tau against stand-alone loss, 95 % interval; red: super-net seeds")

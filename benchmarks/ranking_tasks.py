@@ -48,7 +48,7 @@ SPACE = SpaceSettings(
         "identity": {"kind": "identity"},
     },
 )
-"""Operators so alike that neither size nor counts of them explain which child is good."""
+"""Operators so alike that size does not explain which child is good, and counts do in part."""
 TRUTH_SEQUENCES, INHERITED_SEQUENCES, EVAL_BATCH = 4096, 1024, 128
 ANCHOR_BATCHES = 8
 AVERAGED = 0.25

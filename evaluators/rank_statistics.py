@@ -88,12 +88,25 @@ def top_k_regret(predicted: npt.ArrayLike, truth: npt.ArrayLike, k: int) -> floa
 def ceiling_tau(truth: npt.ArrayLike) -> float:
     """Mean tau between two seeds of the truth, (seeds, children); NaN where there is one seed.
 
-    What a perfect predictor reaches against a single seed; against the mean of several it can
-    reach somewhat more.
+    How well stand-alone training predicts itself. Both sides are noisy here, so a predictor
+    without noise can reach more: see `reachable_tau`.
     """
     rows_SN = np.atleast_2d(np.asarray(truth, dtype=np.float64))
     taus = [kendall_tau(a_N, b_N) for a_N, b_N in combinations(rows_SN, 2)]
     return float(np.mean(taus)) if taus else float("nan")
+
+
+def reachable_tau(truth: npt.ArrayLike) -> float:
+    """Tau of a perfect predictor against the mean of the truth's seeds, (seeds, children).
+
+    Estimated from how well the seeds agree, as if children and noise were normal: tau to
+    correlation and back by Greiner's relation, the mean's reliability by Spearman and Brown's.
+    NaN where there is one seed, 0 where seeds do not agree.
+    """
+    seeds = len(np.atleast_2d(np.asarray(truth)))
+    between = np.sin(max(ceiling_tau(truth), 0.0) * np.pi / 2)
+    reliability = seeds * between / (1 + (seeds - 1) * between)
+    return float(np.arcsin(np.sqrt(reliability)) * 2 / np.pi)
 
 
 def bootstrap_interval(

@@ -16,6 +16,7 @@ import pandas as pd
 import torch
 
 from orchestrator.interference_summary import summarise
+from orchestrator.lease import hold_lease
 from orchestrator.progress import Progress
 from orchestrator.report import write_report
 from orchestrator.runs import SUPERNET, Run
@@ -69,6 +70,13 @@ def interference(folder: str | Path, overrides: Sequence[str] = ()) -> dict[str,
         children=run.config.interference.children,
     )
     checkpoints = _checkpoints(run)
+    for name in checkpoints:
+        _load(run, name)  # a damaged one is found before hours of measuring
+    with hold_lease(run.store):
+        return _measure(run, groups, checkpoints)
+
+
+def _measure(run: Run, groups: Sequence[Group], checkpoints: Sequence[str]) -> dict[str, Any]:
     total = len(groups) * len(checkpoints)
     with Progress("interference", total=total, unit="group") as progress:
         frame = measure_run(run, groups, checkpoints, progress.at)
@@ -170,7 +178,8 @@ def _checkpoints(run: Run) -> list[str]:
     if not kept:
         raise InvalidInput(
             f"interference is measured along training, but {run.store.uri} has no checkpoint of "
-            f"its super-net: run 'magic-nas train' first"
+            f"its super-net: run 'magic-nas train', with another --out if its training is finished "
+            f"already"
         )
     known = [INITIALISATION, *kept]
     wanted = run.config.interference.checkpoints or known
@@ -195,5 +204,11 @@ def _load(run: Run, checkpoint: str) -> tuple[int, SuperNet]:
         raise CheckpointDamaged(
             f"{error}; name others, as in --set interference.checkpoints=[{INITIALISATION}]"
         ) from None
-    model.load_state_dict(dict(found.weights))
+    try:
+        model.load_state_dict(dict(found.weights))
+    except RuntimeError as error:
+        raise InvalidInput(
+            f"{checkpoint} in {run.store.uri} must be of the space in its config.yaml, but "
+            f"{str(error).splitlines()[0]}: put back the configuration that it was trained with"
+        ) from None
     return found.step, model

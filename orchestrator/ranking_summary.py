@@ -20,6 +20,7 @@ from evaluators.rank_statistics import (
     ceiling_tau,
     kendall_tau,
     pairwise_accuracy,
+    reachable_tau,
     spearman_rho,
     top_k_regret,
 )
@@ -90,6 +91,7 @@ def summarise(
             for name, predicted_N in _predictions(whole, space, truth_N, seed).items()
         },
         "ceiling_tau": _plain(interval(ceiling_tau, (seeds.to_numpy(float).T,))),
+        "reachable_tau": _plain(interval(reachable_tau, (seeds.to_numpy(float).T,))),
     }
 
 
@@ -137,7 +139,11 @@ def table(summary: Summary) -> list[tuple[str, Mapping[str, float | None]]]:
     """Names and intervals in the order in which they are shown."""
     taus = {f"tau of {_label(name)}": found for name, found in summary["predictor_taus"].items()}
     named = {_label(name): found for name, found in summary["statistics"].items()}
-    return [*(named | taus).items(), ("ceiling: tau between two seeds", summary["ceiling_tau"])]
+    return [
+        *(named | taus).items(),
+        ("ceiling: tau between two seeds", summary["ceiling_tau"]),
+        ("tau of a perfect predictor", summary["reachable_tau"]),
+    ]
 
 
 def taus(summary: Summary) -> list[tuple[str, Mapping[str, float | None]]]:

@@ -48,7 +48,13 @@ class Run:
                 f"a run's folder holds its {CONFIG}, but {store.uri} does not: give the folder "
                 f"that 'magic-nas run --out' wrote"
             )
-        return cls(store, parse(yaml.safe_load(store.read_bytes(CONFIG))))
+        try:
+            return cls(store, parse(yaml.safe_load(store.read_bytes(CONFIG))))
+        except (InvalidInput, yaml.YAMLError, TypeError) as error:
+            raise InvalidInput(
+                f"{CONFIG} in the run {store.uri} is damaged or of another version ({error}): put "
+                f"back what 'magic-nas run' wrote, or train another run"
+            ) from None
 
     @classmethod
     def open_to_measure(cls, folder: str | Path, section: str, overrides: Sequence[str]) -> "Run":

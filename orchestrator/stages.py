@@ -245,7 +245,8 @@ def find_checkpoint(run: Run, wanted: str | None) -> str:
     newest = latest_checkpoint(run.store, SUPERNET, optimizer=False)
     if newest is None:
         raise InvalidInput(
-            f"{run.store.uri} has no whole checkpoint of its super-net: run 'magic-nas train'"
+            f"{run.store.uri} has no whole checkpoint of its super-net: run 'magic-nas train', "
+            f"with another --out if its training is finished already"
         )
     return newest.name
 

@@ -8,6 +8,7 @@ distance is measured, when alignment starts and how anchors are found are our ow
 B: sequences, T: tokens, D: hidden size.
 """
 
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -128,10 +129,12 @@ class Anchors:
         losses: list[float],
     ) -> Anchor | None:
         loss_before = losses[0] if before else None
-        if not rivals:
+        rated = zip(losses[1 if before else 0 :], rivals, strict=True)
+        finite = [(loss, path) for loss, path in rated if math.isfinite(loss)]
+        if not finite:
             return None
-        loss, best = min(zip(losses[1 if before else 0 :], rivals, strict=True), key=lambda x: x[0])
-        if loss_before is not None and not loss < loss_before:
+        loss, best = min(finite, key=lambda found: found[0])
+        if loss_before is not None and loss >= loss_before:
             return None
         self.current = Anchor(step, best, loss, before, loss_before)
         return self.current

@@ -5,8 +5,9 @@ starts again asks for the same stretch again, and all ranks train the same path.
 """
 
 import importlib
+import inspect
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from supernet.errors import InvalidInput
@@ -22,6 +23,13 @@ class PathSampler(Protocol):
     def plan(self, start: int, count: int) -> list[Paths]:
         """The paths of the optimisation steps `start` … `start + count - 1`."""
         ...
+
+
+def check_type(setting: str, value: Any, kind: type) -> None:
+    """Raise InvalidInput unless a setting is of its type; true and false are no numbers."""
+    if type(value) is not kind:
+        what = {int: "a whole number", bool: "true or false"}[kind]
+        raise InvalidInput(f"{setting} must be {what}, but got {setting}={value!r}")
 
 
 class UniformSampler:
@@ -50,6 +58,7 @@ class MagicTSampler:
     _STRIDE = 1024
 
     def __init__(self, space: SearchSpace, *, seed: int, phase: int = 0, changes: int = 1) -> None:
+        check_type("changes", changes, int)
         self._space = space
         self._stream = f"magic_t:{seed}:{phase}"
         self._changes = changes
@@ -99,8 +108,9 @@ class ShuffledWalkSampler:
         changes: int = 1,
         block: int = 1000,
     ) -> None:
-        if not isinstance(block, int) or block < 1:
-            raise InvalidInput(f"block must be a whole number from 1 on, but got block={block}")
+        check_type("block", block, int)
+        if block < 1:
+            raise InvalidInput(f"block must be 1 or more, but got block={block}")
         self._walk = MagicTSampler(space, seed=seed, phase=phase, changes=changes)
         self._stream = f"shuffled_walk:{seed}:{phase}"
         self._block = block
@@ -130,6 +140,7 @@ class FairNASSampler:
     def __init__(
         self, space: SearchSpace, *, seed: int, phase: int = 0, accumulate: bool = True
     ) -> None:
+        check_type("accumulate", accumulate, bool)
         self._layers = space.layers
         self._size = max(len(names) for names in space.layers)
         self._stream = f"fairnas:{seed}:{phase}"
@@ -156,6 +167,7 @@ class FairNASSampler:
         return order[: self._size]
 
 
+_NOT_SETTINGS = ("space", "seed", "phase")
 SAMPLERS: dict[str, type] = {
     "uniform": UniformSampler,
     "magic_t": MagicTSampler,
@@ -168,16 +180,42 @@ def build_sampler(settings: Mapping[str, Any], space: SearchSpace, *, seed: int)
     """A sampler from its name ("uniform", "magic_t", "module:Class") and settings.
 
     Raises:
-        InvalidInput: if there is no such sampler, or a setting is unknown or out of range.
+        InvalidInput: if there is no such sampler, a setting is unknown or out of range, or what
+            it plans for two steps is no plan.
     """
     name = settings.get("name")
     arguments = {key: value for key, value in settings.items() if key != "name"}
     found = SAMPLERS.get(str(name)) or load_user_class(str(name), what="sampler", known=SAMPLERS)
     try:
         sampler: PathSampler = found(space, seed=seed, **arguments)
-    except TypeError as error:
-        raise InvalidInput(f"sampler {name!r} with settings {arguments}: {error}") from None
+        check_plan(sampler.plan(0, 2), 2, space)
+    except InvalidInput as error:
+        raise InvalidInput(f"sampler {name!r}: {error}") from None
+    except Exception as error:
+        known = [key for key in inspect.signature(found).parameters if key not in _NOT_SETTINGS]
+        raise InvalidInput(
+            f"sampler {name!r} with settings {arguments}: {type(error).__name__}: {error}; it has "
+            f"the settings {', '.join(known) or 'none'}, and plan(start, count) gives a tuple of "
+            f"paths for each step"
+        ) from error
     return sampler
+
+
+def check_plan(plan: Sequence[Paths], count: int, space: SearchSpace) -> Sequence[Paths]:
+    """Return the plan, or raise InvalidInput unless it holds paths of the space for each step."""
+    if len(plan) != count:
+        raise InvalidInput(
+            f"plan(start, count) gives a tuple of paths for each step, but for {count} steps gave "
+            f"{len(plan)}"
+        )
+    for paths in plan:
+        if not isinstance(paths, tuple) or not paths:
+            raise InvalidInput(f"the plan of a step is a tuple of paths, but got {paths!r}")
+        for path in paths:
+            if not isinstance(path, Architecture):
+                raise InvalidInput(f"a path is an Architecture, but got {path!r}")
+            space.check(path)
+    return plan
 
 
 def load_user_class(reference: str, *, what: str, known: Mapping[str, Any]) -> type:

@@ -20,7 +20,7 @@ from supernet.data.masking import Batch, TrainBatches
 from supernet.engine import Engine
 from supernet.errors import StorageFailed, TrainingDiverged
 from supernet.loss import evaluate, masked_lm_loss_and_states
-from supernet.sampler import Paths
+from supernet.sampler import Paths, check_plan
 from supernet.settings import OptimiserSettings
 from supernet.space import Architecture
 
@@ -99,7 +99,8 @@ def train(
             job.anchors.resume(resume_from.extra.get("anchor"))
     engine.model.train()
     while step < job.settings.steps:
-        for paths in job.plan(step, min(PLAN_STEPS, job.settings.steps - step)):
+        count = min(PLAN_STEPS, job.settings.steps - step)
+        for paths in check_plan(job.plan(step, count), count, engine.model.space):
             loop.step(step, paths)
             step += 1
             if loop.checkpoint_due(step):

@@ -113,7 +113,7 @@ def _map(path: Path) -> Any:
     except (OSError, pa.ArrowInvalid) as error:
         raise InvalidInput(
             f"a split of prepared data is an Arrow file, but {path} cannot be read ({error}); "
-            "prepare the data again"
+            "prepare it again in another run, or put the file back"
         ) from None
 
 

@@ -57,7 +57,8 @@ class DataSummary:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InvalidInput(
                 f"prepared data has a {FILE_NAME}, but {path} cannot be read "
-                f"({type(error).__name__}: {error}); prepare the data again"
+                f"({type(error).__name__}: {error}); prepare it again in another run, or put the "
+                f"file back"
             ) from None
 
     def save(self, folder: Path) -> None:

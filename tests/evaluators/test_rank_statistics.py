@@ -14,6 +14,7 @@ from evaluators.rank_statistics import (
     kendall_tau,
     paired_difference,
     pairwise_accuracy,
+    reachable_tau,
     spearman_rho,
     top_k_regret,
 )
@@ -70,6 +71,23 @@ def test_leading_axes_are_averaged() -> None:
 def test_a_constant_prediction_has_no_tau() -> None:
     assert np.isnan(kendall_tau([1, 1, 1], [1, 2, 3]))
     assert np.isnan(bootstrap_interval(kendall_tau, ([1, 1, 1], [1, 2, 3])).low)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.5, 2.0])
+@pytest.mark.parametrize("seeds", [2, 4])
+def test_what_a_perfect_predictor_reaches_is_estimated_from_the_seeds(
+    noise: float, seeds: int
+) -> None:
+    rng = np.random.default_rng(0)
+    true = rng.normal(size=2000)
+    truth = true + noise * rng.normal(size=(seeds, 2000))
+    assert reachable_tau(truth) == pytest.approx(kendall_tau(true, truth.mean(0)), abs=0.02)
+    assert reachable_tau(truth) > ceiling_tau(truth)
+
+
+def test_seeds_that_agree_on_nothing_or_are_one_reach_nothing() -> None:
+    assert reachable_tau([[1, 2, 3], [3, 2, 1]]) == 0.0
+    assert np.isnan(reachable_tau([[1, 2, 3]]))
 
 
 def test_the_ceiling_is_the_mean_tau_of_the_pairs_of_seeds() -> None:

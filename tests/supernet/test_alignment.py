@@ -1,5 +1,7 @@
 """MAGIC-A: what is aligned, with whom, and when the anchor gives way."""
 
+import random
+
 import pytest
 import torch
 from memory_files import MemoryFiles
@@ -22,7 +24,8 @@ from supernet.space import Architecture
 
 CHILD = Architecture(("attention", "feed_forward", "conv3"))
 ANCHOR = Architecture(("attention", "conv3", "conv3"))
-PATHS = [SPACE.sample(__import__("random").Random(n)) for n in range(5)]
+PATHS = [SPACE.sample(random.Random(n)) for n in range(5)]
+NAN = float("nan")
 
 
 def held_out(count=2):
@@ -121,9 +124,7 @@ def test_the_first_anchor_is_the_best_of_the_candidates():
     assert len(scored) <= 4
 
 
-@pytest.mark.parametrize(
-    "loss, changes", [(0.9, True), (1.0, False), (1.1, False), (float("nan"), False)]
-)
+@pytest.mark.parametrize("loss, changes", [(0.9, True), (1.0, False), (1.1, False), (NAN, False)])
 def test_the_anchor_changes_only_for_a_better_score_on_the_same_batch(loss, changes):
     found = anchors(align=AlignSettings(challengers=1, start=0.0, interval=10))
     found.current = Anchor(0, ANCHOR, 0.5)
@@ -138,6 +139,28 @@ def test_the_anchor_changes_only_for_a_better_score_on_the_same_batch(loss, chan
     assert (found.current.architecture == CHILD) == changes
     if changes:
         assert found.current == Anchor(10, CHILD, loss, ANCHOR, 1.0)
+
+
+@pytest.mark.parametrize(
+    "losses, chosen", [([NAN, 2.0, 1.0], 2), ([2.0, NAN, 1.0], 2), ([1.0, 2.0, NAN], 0)]
+)
+def test_a_loss_that_is_no_number_neither_wins_nor_hides_a_better_one(losses, chosen):
+    found = anchors(align=AlignSettings(challengers=2, start=0.0, interval=10))
+    found.current = Anchor(0, ANCHOR, 0.5)
+    rivals = []
+
+    def score(paths, batch):
+        rivals.extend(paths)
+        return losses
+
+    found.update(10, (CHILD, PATHS[0]), score)
+    assert found.current.architecture == rivals[chosen]
+
+
+def test_a_first_anchor_is_not_chosen_where_no_loss_is_a_number():
+    found = anchors(align=AlignSettings(start=0.0))
+    assert found.update(0, (CHILD,), lambda paths, batch: [NAN] * len(paths)) is None
+    assert found.current is None
 
 
 def test_comparisons_come_every_interval_on_held_out_batches_in_turn():

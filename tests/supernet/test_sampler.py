@@ -1,6 +1,7 @@
 """What every path sampler owes training; a new one joins by one line in SETTINGS."""
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from supernet.sampler import (
     UniformSampler,
     build_sampler,
 )
-from supernet.space import OperatorSpec, SearchSpace
+from supernet.space import Architecture, OperatorSpec, SearchSpace
 
 HERE = Path(__file__).parent
 SPACE = SearchSpace.uniform(5, {name: OperatorSpec.of("identity") for name in ("a", "b", "c")})
@@ -178,11 +179,43 @@ def test_uniform_paths_do_not_depend_on_the_path_before():
         ({"name": "no_such_module:Sampler"}, "no_such_module"),
         ({"name": "user_sampler:Missing"}, "Missing"),
         ({"name": "user_sampler:NOT_A_CLASS"}, "must be a class"),
+        ({"name": "magic_t", "changes": True}, "a whole number, but got changes=True"),
+        ({"name": "magic_t", "changes": "two"}, "a whole number, but got changes='two'"),
+        ({"name": "magic_t", "change": 2}, "it has the settings changes"),
+        ({"name": "fairnas", "accumulate": "maybe"}, "true or false, but got accumulate='maybe'"),
+        ({"name": "uniform", "seed": 3}, "multiple values for keyword argument 'seed'"),
+        ({"name": "collections:Counter"}, "plan"),
     ],
 )
 def test_a_wrong_sampler_or_setting_is_refused_by_name(given_settings, message):
     with pytest.raises(InvalidInput, match=message):
         build_sampler(given_settings, SPACE, seed=0)
+
+
+PATH = SPACE.sample(random.Random(0))
+
+
+@pytest.mark.parametrize(
+    ("plan", "message"),
+    [
+        ([], "for 2 steps gave 0"),
+        ([(PATH,)] * 3, "for 2 steps gave 3"),
+        ([PATH, PATH], "a tuple of paths, but got Architecture"),
+        ([(PATH,), ()], r"a tuple of paths, but got \(\)"),
+        ([("a-b",), ("a-b",)], "a path is an Architecture, but got 'a-b'"),
+        ([(Architecture(("foreign",) * 5),)] * 2, "'foreign'"),
+        (None, "ZeroDivisionError: "),
+    ],
+)
+def test_what_is_no_plan_is_refused_when_the_sampler_is_built(monkeypatch, plan, message):
+    import user_sampler
+
+    def planned(*_):
+        return 1 / 0 if plan is None else plan
+
+    monkeypatch.setattr(user_sampler.OppositeSampler, "plan", planned)
+    with pytest.raises(InvalidInput, match=message):
+        build_sampler({"name": "user_sampler:OppositeSampler"}, SPACE, seed=0)
 
 
 def test_a_walk_needs_a_layer_with_a_choice():
