@@ -296,7 +296,7 @@ def test_a_run_without_checkpoints_is_refused(
         manifest.unlink()
     message = refused()
     assert "has no checkpoint" in message
-    assert "run 'magic-nas train' first" in message
+    assert "run 'magic-nas train', with another --out" in message
 
 
 def test_a_damaged_checkpoint_is_refused(
