@@ -186,16 +186,21 @@ def build_sampler(settings: Mapping[str, Any], space: SearchSpace, *, seed: int)
     name = settings.get("name")
     arguments = {key: value for key, value in settings.items() if key != "name"}
     found = SAMPLERS.get(str(name)) or load_user_class(str(name), what="sampler", known=SAMPLERS)
+    accepted = inspect.signature(found).parameters
+    if not any(kind.kind is inspect.Parameter.VAR_KEYWORD for kind in accepted.values()):
+        for key in arguments:
+            if key not in accepted:
+                known = ", ".join(key for key in accepted if key not in _NOT_SETTINGS) or "none"
+                raise InvalidInput(f"sampler {name!r} has no setting {key!r}; it has: {known}")
     try:
         sampler: PathSampler = found(space, seed=seed, **arguments)
         check_plan(sampler.plan(0, 2), 2, space)
     except InvalidInput as error:
         raise InvalidInput(f"sampler {name!r}: {error}") from None
     except Exception as error:
-        known = [key for key in inspect.signature(found).parameters if key not in _NOT_SETTINGS]
         raise InvalidInput(
-            f"sampler {name!r} with settings {arguments}: {type(error).__name__}: {error}; it has "
-            f"the settings {', '.join(known) or 'none'}, and plan(start, count) gives a tuple of "
+            f"sampler {name!r} with settings {arguments}: {type(error).__name__}: {error}; it is "
+            f"made with (space, seed=…) and its settings, and plan(start, count) gives a tuple of "
             f"paths for each step"
         ) from error
     return sampler

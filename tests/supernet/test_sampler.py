@@ -181,7 +181,7 @@ def test_uniform_paths_do_not_depend_on_the_path_before():
         ({"name": "user_sampler:NOT_A_CLASS"}, "must be a class"),
         ({"name": "magic_t", "changes": True}, "a whole number, but got changes=True"),
         ({"name": "magic_t", "changes": "two"}, "a whole number, but got changes='two'"),
-        ({"name": "magic_t", "change": 2}, "it has the settings changes"),
+        ({"name": "magic_t", "change": 2}, "has no setting .change.; it has: changes"),
         ({"name": "fairnas", "accumulate": "maybe"}, "true or false, but got accumulate='maybe'"),
         ({"name": "uniform", "seed": 3}, "multiple values for keyword argument 'seed'"),
         ({"name": "collections:Counter"}, "plan"),
