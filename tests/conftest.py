@@ -1,5 +1,6 @@
 """A tiny text, a configuration of seconds, and runs made from them once for all tests."""
 
+import os
 import random
 import shutil
 import signal
@@ -8,6 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
+# Before PyTorch starts its threads, here and in subprocesses: sums in another order differ in bits.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 SENTENCE = "the a cat dog sees hears runs sleeps over under red small house tree and then"
 CONFIG = """\

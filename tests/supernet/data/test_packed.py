@@ -79,9 +79,9 @@ def test_the_datasets_library_reads_the_same_file(prepared: Path) -> None:
 
 
 def test_a_split_that_is_missing_or_cut_off_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="prepare the data again"):
+    with pytest.raises(InvalidInput, match="prepare it again"):
         PackedDataset(tmp_path, "train")
     (tmp_path / "valid").mkdir()
     (tmp_path / "valid" / "data.arrow").write_bytes(b"ARROW1 and no more")
-    with pytest.raises(InvalidInput, match="prepare the data again"):
+    with pytest.raises(InvalidInput, match="prepare it again"):
         PackedDataset(tmp_path, "valid")

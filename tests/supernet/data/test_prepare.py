@@ -190,10 +190,10 @@ def test_a_place_that_cannot_be_written_is_a_failure_of_storage(
 
 
 def test_a_folder_without_prepared_data_has_no_summary(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInput, match="prepare the data again"):
+    with pytest.raises(InvalidInput, match="prepare it again"):
         DataSummary.load(tmp_path)
     (tmp_path / "summary.json").write_text('{"vocab_size": 3}')
-    with pytest.raises(InvalidInput, match="prepare the data again"):
+    with pytest.raises(InvalidInput, match="prepare it again"):
         DataSummary.load(tmp_path)
 
 
