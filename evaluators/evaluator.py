@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from evaluators.prefix_tree import evaluate_together, prefix_tree
 from evaluators.score import Score
 from supernet.cost import CostModel
 from supernet.data.masking import Batch
 from supernet.errors import InvalidInput
-from supernet.loss import evaluate
 from supernet.model import SuperNet, TextShape, meta_supernet
 from supernet.space import Architecture, SearchSpace
 
@@ -30,6 +30,7 @@ class Evaluator:
         weights: by the super-net's parameter names; arrays may be read-only.
         batches: what every child is scored on.
         version: of the weights, as it stands in the rows.
+        costs: of the children; none: those by formula.
 
     Raises:
         InvalidInput: if the weights are not those of this space and shape.
@@ -44,12 +45,15 @@ class Evaluator:
         *,
         version: str,
         device: str = "cpu",
+        costs: CostModel | None = None,
     ) -> None:
         self._space = space
         self._shape = shape
         self._device = device
-        self._costs = CostModel(space, shape)
+        self._costs = costs or CostModel(space, shape)
         self._batches = [batch.to(device) for batch in batches]
+        self.peak_activation_mib = 0.0
+        """Most memory that hidden states took at once, in MiB."""
         self.load(weights, version)
 
     def load(self, weights: Weights, version: str) -> None:
@@ -63,9 +67,46 @@ class Evaluator:
         Raises:
             InvalidInput: if the architecture is not one of the space's.
         """
-        self._space.check(architecture)
+        return self.score_together([architecture])[0]
+
+    def score_together(self, architectures: Sequence[Architecture]) -> list[Score]:
+        """The scores of several children, which share what their paths have in common.
+
+        Each score is what `score` gives, but for `wall_s`: a child's share of the time of all.
+
+        Raises:
+            InvalidInput: if an architecture is not one of the space's.
+        """
+        for architecture in architectures:
+            self._space.check(architecture)
+        self._note_activation(prefix_tree(architectures).live)
         began = time.perf_counter()
-        loss_nats, accuracy, error = self._evaluate(architecture)
+        found = evaluate_together(self.model, architectures, self._batches)
+        wall_s = (time.perf_counter() - began) / max(len(architectures), 1)
+        return [
+            self._score(architecture, means, wall_s)
+            for architecture, means in zip(architectures, found, strict=True)
+        ]
+
+    def rows(self, architectures: Sequence[Architecture]) -> list[dict[str, Any]]:
+        """`score_together` as rows."""
+        return [score.to_row() for score in self.score_together(architectures)]
+
+    def _note_activation(self, live: int) -> None:
+        tokens = max(batch.input_ids_BT.numel() for batch in self._batches)
+        mib = live * tokens * self._shape.hidden_size * 4 / 2**20
+        self.peak_activation_mib = max(self.peak_activation_mib, mib)
+
+    def _score(
+        self, architecture: Architecture, found: tuple[float, float] | str, wall_s: float
+    ) -> Score:
+        loss_nats, accuracy, error = None, None, None
+        if isinstance(found, str):
+            error = found
+        elif not math.isfinite(found[0]):
+            error = f"the loss must be finite, but is {found[0]}"
+        else:
+            loss_nats, accuracy = found
         cost = self._costs.cost(architecture)
         return Score(
             architecture=str(architecture),
@@ -73,21 +114,11 @@ class Evaluator:
             masked_accuracy=accuracy,
             num_params=cost.num_params,
             flops=cost.flops,
-            wall_s=time.perf_counter() - began,
+            wall_s=wall_s,
             supernet_version=self.version,
             error=error,
+            latency_ms=cost.latency_ms,
         )
-
-    def _evaluate(
-        self, architecture: Architecture
-    ) -> tuple[float | None, float | None, str | None]:
-        try:
-            loss_nats, accuracy = evaluate(self.model, architecture, self._batches)
-        except Exception as error:
-            return None, None, f"{type(error).__name__}: {error}"
-        if not math.isfinite(loss_nats):
-            return None, None, f"the loss must be finite, but is {loss_nats}"
-        return loss_nats, accuracy, None
 
 
 def _assign(space: SearchSpace, shape: TextShape, weights: Weights) -> SuperNet:

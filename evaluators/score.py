@@ -16,7 +16,12 @@ class Score:
     wall_s: float
     supernet_version: str
     error: str | None = None
+    latency_ms: float | None = None
+    """Predicted; None where it was not measured."""
 
     def to_row(self) -> dict[str, Any]:
         """Plain values, for JSON; `Score(**row)` reads them back."""
-        return asdict(self)
+        row = asdict(self)
+        if self.latency_ms is None:
+            del row["latency_ms"]
+        return row

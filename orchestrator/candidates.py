@@ -4,6 +4,7 @@ A batch is logged before it is handed out, and whoever scores it keeps its rows 
 so the batch log and the rows are the whole state, and a crash anywhere loses and doubles nothing.
 """
 
+import heapq
 import logging
 import random
 import re
@@ -12,17 +13,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.limits import SAMPLE_TRIES, Limits, sample_within
+from orchestrator.objectives import DEFAULT_OBJECTIVES, Objectives
 from orchestrator.searchers import AskTell
 from orchestrator.store import RunStore
-from supernet.errors import InvalidInput
+from supernet.errors import InvalidInput, SearchFailing
 from supernet.space import Architecture, SearchSpace
 
 if TYPE_CHECKING:
     from supernet.cost import CostModel
 
 FOLDER = "search/batches"
-ASK_TRIES = 1000
+ASK_TRIES = 200
 """Useless suggestions in a row before a candidate is drawn uniformly instead."""
+LEAST_FAILURES = 10
+"""Failed children before a search may be stopped for them."""
 
 _FILE = re.compile(r"\d{6}\.json\Z")
 _NO_METRICS = ("batch_id",)
@@ -61,6 +65,7 @@ class CandidateStream:
     Args:
         total: how many candidates the search has; those of earlier sittings count.
         supernet_version: of the weights; batches and rows of other versions are left alone.
+        max_failed: the share of children that may fail before the search stops.
 
     Raises:
         InvalidInput: if no architecture can be within the limits.
@@ -70,20 +75,28 @@ class CandidateStream:
         self,
         store: RunStore,
         space: SearchSpace,
-        cost_model: "CostModel",
+        cost_model: "CostModel | None",
         limits: Limits,
         searcher: AskTell,
         *,
         total: int,
         supernet_version: str,
+        objectives: Objectives = DEFAULT_OBJECTIVES,
+        max_failed: float = 1.0,
     ) -> None:
-        limits.check_feasible(cost_model)
+        if cost_model is not None:
+            limits.check_feasible(cost_model)
         self._store = store
         self._space = space
         self._cost_model = cost_model
         self._limits = limits
         self._searcher = searcher
-        self._version = supernet_version
+        self.supernet_version = supernet_version
+        self.objectives = objectives
+        self._max_failed = max_failed
+        self._told_now = 0
+        """Children told in this sitting; `_failures` are those of them that failed."""
+        self._failures: list[Row] = []
         self.total = total
         """Candidates of the search; falls when it ends early."""
         self._rows: dict[str, Row] = {}
@@ -91,18 +104,11 @@ class CandidateStream:
         self._told: list[int] = []
         self._next_id = 0
         self._warned: set[str] = set()
-        self._resume()
-
-    @property
-    def done(self) -> int:
+        self.done = 0
         """How many candidates have a row, failed ones included."""
-        return sum(text in self._rows for b in self._log.values() for text in b.candidates)
-
-    @property
-    def best(self) -> Row | None:
-        """The row with the lowest loss; None before the first score."""
-        scored = [row for row in self._rows.values() if not _failed(row)]
-        return min(scored, key=lambda row: float(row["val_loss_nats"]), default=None)
+        self.best: Row | None = None
+        """The best row by the first objective; None before the first score."""
+        self._resume()
 
     def next_batch(self, size: int) -> Candidates | None:
         """Up to `size` new candidates, after what an earlier sitting left unscored.
@@ -136,6 +142,7 @@ class CandidateStream:
 
         Raises:
             ValueError: if the batch is unknown or was told before, or a candidate has no row.
+        SearchFailing: if more than `max_failed` of this sitting's children have failed.
         """
         if batch_id not in self._log or batch_id in self._told:
             raise ValueError(f"a batch is told once, after it was handed out, but got {batch_id=}")
@@ -148,13 +155,24 @@ class CandidateStream:
                 f"every candidate of batch {batch_id} needs a row, but {missing} have none"
             )
         self._tell(batch_id)
+        self._watch_failures(batch_id)
+
+    @property
+    def rows(self) -> list[Row]:
+        """The rows so far, in the order in which they were taken."""
+        return list(self._rows.values())
+
+    def top(self, count: int) -> list[Row]:
+        """The best rows by the first objective."""
+        scored = (row for row in self._rows.values() if not _failed(row))
+        return heapq.nsmallest(count, scored, key=self._loss)
 
     def _resume(self) -> None:
         self._read_log()
-        self._take(self._store.rows("score"))
         self._proposed = {
             Architecture.parse(text) for batch in self._log.values() for text in batch.candidates
         }
+        self._take(self._store.rows("score"))
         self._restore_searcher()
         self._pending = [
             Candidates(batch_id, tuple(map(Architecture.parse, missing)))
@@ -168,7 +186,7 @@ class CandidateStream:
                 continue
             values = self._store.read_json(f"{FOLDER}/{name}")
             self._next_id = values["batch_id"] + 1
-            if values["supernet_version"] == self._version:
+            if values["supernet_version"] == self.supernet_version:
                 self._log[values["batch_id"]] = _Batch(
                     values["batch_id"],
                     tuple(values["candidates"]),
@@ -192,14 +210,48 @@ class CandidateStream:
                     f"searcher that began this run, or begin another run"
                 ) from error
             self._told = list(last.told)
+        else:
+            self._replay()
         for batch_id in self._log:
             if batch_id not in self._told and not self._missing(batch_id):
                 self._tell(batch_id)
 
+    def _replay(self) -> None:
+        """Ask and tell a searcher that keeps no state what it was asked and told before.
+
+        One that answers otherwise, for it takes no seed, is told the scores alone.
+        """
+        proposed, total, next_id = self._proposed, self.total, self._next_id
+        self._proposed = set()
+        try:
+            for batch in self._log.values():
+                for batch_id in batch.told:
+                    if batch_id not in self._told:
+                        self._tell(batch_id)
+                self._next_id = batch.batch_id
+                for text in batch.candidates:
+                    asked = self._ask(may_wait=False)
+                    if str(asked) != text:
+                        self._diverged(asked, text)
+                        return
+                    self._proposed.add(Architecture.parse(text))
+        finally:
+            self._proposed, self.total, self._next_id = proposed, total, next_id
+
+    def _diverged(self, asked: Architecture | None, text: str) -> None:
+        if asked is not None:
+            self._searcher.tell(asked, None)
+        logger.warning(
+            "%s proposed %s where it proposed %s before: it goes on with the scores alone",
+            type(self._searcher).__name__,
+            asked,
+            text,
+        )
+
     def _write(self, batch: _Batch) -> None:
         values = {
             "batch_id": batch.batch_id,
-            "supernet_version": self._version,
+            "supernet_version": self.supernet_version,
             "candidates": list(batch.candidates),
             "searcher": batch.searcher,
             "told": list(batch.told),
@@ -250,7 +302,7 @@ class CandidateStream:
         return (
             self._space.contains(architecture)
             and architecture not in self._proposed
-            and self._limits.allow(self._cost_model.cost(architecture))
+            and self._limits.admit(architecture, self._cost_model)
         )
 
     def _draw(self, reason: str) -> Architecture | None:
@@ -286,23 +338,48 @@ class CandidateStream:
     def _take(self, rows: list[dict[str, Any]]) -> None:
         """The first row of an architecture counts."""
         for row in rows:
-            if row["supernet_version"] == self._version:
-                self._rows.setdefault(row["architecture"], row)
+            text = row["architecture"]
+            if row["supernet_version"] != self.supernet_version or text in self._rows:
+                continue
+            self._rows[text] = row
+            self.done += Architecture.parse(text) in self._proposed
+            if not _failed(row) and (self.best is None or self._loss(row) < self._loss(self.best)):
+                self.best = row
+
+    def _loss(self, row: Row) -> float:
+        return self.objectives.losses(_numbers(row))[0]
 
     def _tell(self, batch_id: int) -> None:
         for text in self._log[batch_id].candidates:
             self._searcher.tell(Architecture.parse(text), _metrics(self._rows[text]))
         self._told.append(batch_id)
 
+    def _watch_failures(self, batch_id: int) -> None:
+        """Count the failures of this sitting; too many of them end it."""
+        rows = [self._rows[text] for text in self._log[batch_id].candidates]
+        self._told_now += len(rows)
+        self._failures += [row for row in rows if _failed(row)]
+        count = len(self._failures)
+        if count >= LEAST_FAILURES and count > self._max_failed * self._told_now:
+            first = self._failures[0]
+            raise SearchFailing(
+                f"{count} of the {self._told_now} children scored now have failed, more than "
+                f"search.max_failed {self._max_failed:g} allows; the first, "
+                f"{first['architecture']}, with: {first['error']}. Their rows are kept and will "
+                f"not be scored again: mend the cause and give another output folder"
+            )
+
 
 def _failed(row: Row) -> bool:
-    return bool(row.get("error")) or row["val_loss_nats"] is None
+    return row.get("error") is not None
 
 
 def _metrics(row: Row) -> dict[str, float] | None:
     """The numbers of a row; None where the child failed."""
-    if _failed(row):
-        return None
+    return None if _failed(row) else _numbers(row)
+
+
+def _numbers(row: Row) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in row.items()

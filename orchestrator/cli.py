@@ -51,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _rank(options)
         elif options.command == "interference":
             _interference(options)
+        elif options.command == "latency":
+            _latency(options)
         else:
             _run(options)
     except InvalidInput as error:
@@ -107,6 +109,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     measure.add_argument("run", help="the run's folder")
     _add_overrides(measure, "interference.groups=20")
+    timing = commands.add_parser(
+        "latency", help="measure how long children take on a device, for limits and objectives"
+    )
+    timing.add_argument("run", help="the run's folder")
+    _add_overrides(timing, "latency.device=cuda")
     return parser
 
 
@@ -201,6 +208,15 @@ def _interference(options: argparse.Namespace) -> None:
     print(format_findings(interference(options.run, options.overrides)))
     uri = RunStore(options.run).uri
     print("".join(f"\n{uri}/{name}" for name in (ROWS, SUMMARY, "report.html")))
+
+
+def _latency(options: argparse.Namespace) -> None:
+    from orchestrator.latency import format_latency, latency
+    from orchestrator.runs import LATENCY
+    from orchestrator.store import RunStore
+
+    print(format_latency(latency(options.run, options.overrides)))
+    print(f"\n{RunStore(options.run).uri}/{LATENCY}")
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from orchestrator.objectives import Mode
 from supernet.errors import InvalidInput
 from supernet.settings import (
     DataSettings,
+    LatencySettings,
     OptimiserSettings,
     Positive,
     Settings,
@@ -38,10 +40,19 @@ class SearchSettings(Settings):
     """Which searcher ("random", "evolution", "module:Class") and its settings."""
     candidates: Positive = 300
     """How many distinct children are scored."""
+    objectives: Annotated[dict[str, Mode], Field(min_length=1)] = {"val_loss_nats": "min"}
+    """Metrics with "min" or "max"; the first one ranks, several have a Pareto front."""
+    scorer: dict[str, Any] | None = None
+    """Your own score, "module:Class" or "module:function" and its settings; none: the valid loss
+    with inherited weights. A super-net is then neither needed nor trained."""
+    max_failed: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """The search stops when more than this share of its children, and ten at least, have failed."""
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
+    """Seconds for a child's score, after which it becomes a row with an error; none: no limit."""
     limits: str = ""
     """Such as "num_params <= 1.5e6 and flops <= 2e8"; checked before a child is scored."""
-    batch_size: Positive = 16
-    """Children per Tune trial."""
+    batch_size: Positive | None = None
+    """Children per Tune trial; none: as many as keep Tune's cost small and the evaluators busy."""
     in_flight: Positive = 3
     """Tune trials at a time."""
     evaluators: Positive | None = None
@@ -49,6 +60,9 @@ class SearchSettings(Settings):
     valid_sequences: Positive = 256
     """Sequences of the valid split on which a child is scored."""
     eval_batch_size: Positive = 64
+    """Sequences that an evaluator runs at once; fewer where `activation_mib` asks for it."""
+    activation_mib: Annotated[float, Field(gt=0)] = 256.0
+    """Hidden states that an evaluator holds at most while children share prefixes, in MiB."""
 
 
 class RetrainSettings(OptimiserSettings):
@@ -95,11 +109,14 @@ class Config(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     user_code: str | None = None
     """Folder of the modules that "module:Class" names; shipped to every node."""
+    trackers: tuple[dict[str, Any], ...] = ()
+    """Such as [{name: tensorboard}, {name: wandb, project: nas}]; see `orchestrator.trackers`."""
     data: DataSettings = DataSettings()
     space: SpaceSettings = SpaceSettings()
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     retrain: RetrainSettings = RetrainSettings()
+    latency: LatencySettings = LatencySettings()
     interference: InterferenceSettings = InterferenceSettings()
     rank: RankSettings = RankSettings()
 

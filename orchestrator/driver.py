@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from evaluators.own_scorer import OwnScore
 from orchestrator import stages
 from orchestrator.config import Config, parse
 from orchestrator.lease import LEASE, hold_lease
@@ -24,7 +25,7 @@ from supernet.errors import InvalidInput, RunConflict
 
 STAGES = ("data", "train", "search", "retrain", "export", "report")
 NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
-FREE_KEYS = ("train.workers", "search.evaluators", "interference.", "rank.")
+FREE_KEYS = ("train.workers", "search.evaluators", "trackers", "interference.", "rank.")
 """Beginnings of keys that change where the work is done, or what is measured of it afterwards, but
 not what comes out: they may differ on resuming."""
 
@@ -39,6 +40,7 @@ def run(
     local: bool = False,
     only: Sequence[str] = STAGES,
     searcher: AskTell | None = None,
+    scorer: OwnScore | None = None,
     checkpoint: str | None = None,
 ) -> Run:
     """Do the stages `only` that are not finished, in order.
@@ -49,6 +51,8 @@ def run(
         address: of a running Ray cluster; none: a local one for the length of the call.
         local: one process without Ray, for small tries.
         searcher: the searcher, in place of the configuration's.
+        scorer: your own score, a function of an architecture that gives its metrics by name, in
+            place of the configuration's; no super-net is trained then.
         checkpoint: the super-net checkpoint to search, such as "step-00000400"; none: the newest.
 
     Raises:
@@ -56,39 +60,56 @@ def run(
         TrainingDiverged: if a loss is no longer finite.
         StorageFailed: if the run's storage refuses a write.
     """
-    check_before_start(config, local=local, address=address)
+    check_before_start(config, local=local, address=address, own=scorer is not None)
     store = RunStore(out)
     _refuse_other_configuration(store, config)
-    todo = [stage for stage in STAGES if stage in only and not is_finished(store, stage)]
-    _refuse_missing_stage(store, only, todo)
     this = Run(store, config)
+    if stages.scores_own(this, scorer):
+        only = [stage for stage in only if stage != "train"]
+    todo = [stage for stage in STAGES if stage in only and not is_finished(store, stage)]
+    _refuse_missing_stage(store, only, todo, own=stages.scores_own(this, scorer))
     with _nothing_left_behind(store), hold_lease(store):
         if todo:
             store.write_bytes(CONFIG, config.to_yaml().encode())
             describe(store, seed=config.seed)
         if "data" in only:
             _once(this, "data", lambda: stages.prepare_data(this))
-        stages.check_data(this)
+        if this.has_data:
+            stages.prepare_costs(this)
         if checkpoint and is_finished(store, "train"):
             stages.checkpoint_to_search(this, checkpoint)
-        _work(this, only, todo, address, local, searcher, checkpoint)
+        _work(this, only, todo, address, local, searcher, scorer, checkpoint)
     return this
 
 
 def search(
     out: str | Path,
     *,
+    config: Config | None = None,
     searcher: AskTell | None = None,
+    scorer: OwnScore | None = None,
     address: str | None = None,
     local: bool = False,
 ) -> Run:
-    """Search a run whose super-net is trained, with a searcher of your own if you give one.
+    """Search a run whose super-net is trained, or any space by a score of your own.
+
+    Args:
+        config: for a new run, which needs a `scorer`; none: that of the run.
+        searcher: in place of the configuration's; see `orchestrator.searchers`.
+        scorer: in place of inherited weights; see `run`.
 
     Raises:
-        InvalidInput: if there is no such run or its super-net is not trained.
+        InvalidInput: if there is no such run, or neither a trained super-net nor a scorer.
     """
-    config = Run.open(out).config
-    return run(config, out=out, address=address, local=local, only=("search",), searcher=searcher)
+    return run(
+        config or Run.open(out).config,
+        out=out,
+        address=address,
+        local=local,
+        only=("search",),
+        searcher=searcher,
+        scorer=scorer,
+    )
 
 
 def _work(
@@ -98,12 +119,15 @@ def _work(
     address: str | None,
     local: bool,
     searcher: AskTell | None,
+    scorer: OwnScore | None,
     checkpoint: str | None,
 ) -> None:
     with stages.workers(this, address=address, local=local, wanted=_any_work(todo)) as on:
         work: dict[str, Callable[[], None]] = {
             "train": lambda: stages.train(this, on),
-            "search": lambda: stages.search(this, on, searcher=searcher, checkpoint=checkpoint),
+            "search": lambda: stages.search(
+                this, on, searcher=searcher, own=scorer, checkpoint=checkpoint
+            ),
             "retrain": lambda: stages.retrain(this, on),
             "export": lambda: stages.export(this),
             "report": lambda: stages.report(this),
@@ -125,10 +149,14 @@ def _once(this: Run, stage: str, work: Callable[[], None]) -> None:
         work()
 
 
-def _refuse_missing_stage(store: RunStore, only: Sequence[str], todo: Sequence[str]) -> None:
+def _refuse_missing_stage(
+    store: RunStore, only: Sequence[str], todo: Sequence[str], *, own: bool
+) -> None:
     if not todo:
         return
-    before = STAGES[: STAGES.index(todo[0])]
+    before = [stage for stage in STAGES[: STAGES.index(todo[0])] if not (own and stage == "train")]
+    if own and todo[0] == "search":
+        return
     missing = [name for name in before if name not in only and not is_finished(store, name)]
     if missing:
         command = "train" if missing[0] == "data" else missing[0]

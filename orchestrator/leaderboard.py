@@ -5,13 +5,14 @@ Kept as `leaderboard.parquet` in the run's folder; the report, retraining and us
 
 import io
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from orchestrator.objectives import DEFAULT_OBJECTIVES, Objectives, undominated
 from orchestrator.store import RunStore
 from supernet.errors import InvalidInput
 from supernet.space import SEPARATOR
@@ -27,30 +28,49 @@ COLUMNS = {
     "wall_s": "float64",
     "supernet_version": "str",
 }
+NO_METRICS = ("architecture", "rank", "wall_s", "supernet_version")
+METRICS_SHOWN = 6
+"""Columns of the terminal's table."""
 _BOOKKEEPING = ("error", "batch_id")
 
 
-def build_leaderboard(rows: Iterable[dict[str, Any]]) -> pd.DataFrame:
-    """One line per architecture, best first; the first score of an architecture counts.
+_SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "val_loss_nats": ("val loss (nats)", "{:.4f}".format),
+    "masked_accuracy": ("accuracy", "{:.1%}".format),
+    "num_params": ("params", lambda value: human(value)),
+    "flops": ("flops", lambda value: human(value)),
+    "latency_ms": ("latency (ms)", "{:.3g}".format),
+}
+"""What the terminal calls a metric, and how it writes it."""
+
+
+def build_leaderboard(
+    rows: Iterable[Mapping[str, Any]], objectives: Objectives = DEFAULT_OBJECTIVES
+) -> pd.DataFrame:
+    """One line per architecture, best by the first objective first; its first score counts.
 
     Rows with an error or without a score are dropped. Metrics beyond the known ones (a latency,
     say) keep their own columns, after the known ones.
     """
-    frame = pd.DataFrame([row for row in rows if _is_scored(row)])
+    (metric, mode), *_ = objectives.modes
+    scored = [r for r in rows if r.get("error") is None and r.get(metric) is not None]
+    frame = pd.DataFrame(scored)
     if not frame.empty:
         frame = frame.drop_duplicates("architecture").sort_values(
-            ["val_loss_nats", "architecture"], kind="stable", ignore_index=True
+            [metric, "architecture"], ascending=[mode == "min", True], kind="stable"
         )
+        frame = frame.reset_index(drop=True)
     frame = frame.drop(columns=[name for name in _BOOKKEEPING if name in frame])
     frame["rank"] = np.arange(1, len(frame) + 1)
+    known = [name for name in COLUMNS if frame.empty or name in frame]
     extra = [str(name) for name in frame.columns if name not in COLUMNS]
-    return _typed(frame.reindex(columns=[*COLUMNS, *extra]))
+    return _typed(frame.reindex(columns=[*known, *extra]))
 
 
-def write_leaderboard(store: RunStore) -> None:
+def write_leaderboard(store: RunStore, objectives: Objectives = DEFAULT_OBJECTIVES) -> None:
     """Write `leaderboard.parquet` from the run's score rows."""
     buffer = io.BytesIO()
-    build_leaderboard(store.rows("score")).to_parquet(buffer, index=False)
+    build_leaderboard(store.rows("score"), objectives).to_parquet(buffer, index=False)
     store.write_bytes(FILE, buffer.getvalue())
 
 
@@ -75,24 +95,17 @@ def load_leaderboard(run: str | Path) -> pd.DataFrame:
         ) from error
 
 
-def pareto_front(
-    frame: pd.DataFrame, cost: str = "num_params", score: str = "val_loss_nats"
-) -> pd.DataFrame:
-    """The lines that no other line beats, cheapest first; less is better in both columns.
-
-    A line is beaten by one that is at least as good in both and better in one, so equal lines
-    stay together.
-    """
-    ordered = frame.dropna(subset=[cost, score]).sort_values([cost, score], kind="stable")
-    best_of_cost = ordered.groupby(cost)[score].transform("min")
-    scores = ordered[score].to_numpy(dtype=float)
-    best_so_far = np.minimum.accumulate(scores) if len(scores) else scores
-    # Where a cost begins, the best score of all cheaper lines; later lines of it share that.
-    first = ~ordered[cost].duplicated().to_numpy()
-    begins = np.maximum.accumulate(np.where(first, np.arange(len(scores)), 0))
-    cheaper = np.concatenate([[np.inf], best_so_far])[begins]
-    keep = (scores == best_of_cost.to_numpy(dtype=float)) & (scores < cheaper)
-    front: pd.DataFrame = ordered.loc[keep]
+def pareto_front(frame: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
+    """The lines that no other line beats, best by the last objective first; equal lines stay."""
+    *others, last = objectives.names
+    ordered = frame.dropna(subset=objectives.names).sort_values(
+        [last, *others],
+        ascending=[dict(objectives.modes)[name] == "min" for name in (last, *others)],
+        kind="stable",
+    )
+    signs_M = np.array([1.0 if mode == "min" else -1.0 for _, mode in objectives.modes])
+    losses_NM = ordered[objectives.names].to_numpy(dtype=float) * signs_M
+    front: pd.DataFrame = ordered.loc[undominated(losses_NM)]
     return front
 
 
@@ -100,18 +113,33 @@ def format_leaderboard(frame: pd.DataFrame, top: int = 10, *, width: int = 100) 
     """The first `top` lines as a table for the terminal; long architectures wrap at a layer."""
     if frame.empty:
         return "no child has been scored yet"
-    head = f"{'rank':>4}  {'val loss (nats)':>15}  {'accuracy':>8}  {'params':>9}  {'flops':>9}  "
+    metrics = [name for name in frame.columns if name not in NO_METRICS][:METRICS_SHOWN]
+    widths = [max(len(metric_title(name)), 9) for name in metrics]
+    head = f"{'rank':>4}  "
+    for name, size in zip(metrics, widths, strict=True):
+        head += f"{metric_title(name):>{size}}  "
     lines = [head + "architecture"]
     for row in frame.head(top).to_dict("records"):
-        figures = (
-            f"{row['rank']:>4}  {row['val_loss_nats']:>15.4f}  {row['masked_accuracy']:>8.1%}  "
-            f"{human(row['num_params']):>9}  {human(row['flops']):>9}  "
-        )
+        figures = f"{row['rank']:>4}  "
+        for name, size in zip(metrics, widths, strict=True):
+            figures += f"{write_metric(name, row[name]):>{size}}  "
         first, *others = wrap_architecture(str(row["architecture"]), width - len(head))
         lines += [figures + first, *(" " * len(head) + part for part in others)]
     if len(frame) > top:
         lines.append(f"(and {len(frame) - top:,} more)")
     return "\n".join(lines)
+
+
+def metric_title(metric: str) -> str:
+    """What tables call a metric."""
+    return _SHOWN[metric][0] if metric in _SHOWN else metric
+
+
+def write_metric(metric: str, value: Any) -> str:
+    """A value as tables write it."""
+    if value is None or pd.isna(value):
+        return "–"
+    return _SHOWN[metric][1](value) if metric in _SHOWN else f"{value:.4g}"
 
 
 def wrap_architecture(architecture: str, width: int) -> list[str]:
@@ -135,14 +163,11 @@ def human(number: float | None) -> str:
     return f"{number:.4g}"
 
 
-def _is_scored(row: dict[str, Any]) -> bool:
-    return row.get("error") is None and row.get("val_loss_nats") is not None
-
-
 def _typed(frame: pd.DataFrame) -> pd.DataFrame:
     """Known columns in their types; whole numbers that lack a value become nullable ones."""
     types = {
         name: "Int64" if kind == "int64" and frame[name].isna().any() else kind
         for name, kind in COLUMNS.items()
+        if name in frame
     }
     return frame.astype(types)

@@ -5,6 +5,7 @@ Read from the configuration, applied before a child is scored. Imports no torch.
 
 import ast
 import difflib
+import math
 import operator
 import random
 import warnings
@@ -18,7 +19,7 @@ from supernet.space import Architecture, SearchSpace
 if TYPE_CHECKING:
     from supernet.cost import Cost, CostModel
 
-METRICS = ("num_params", "flops")
+METRICS = ("num_params", "flops", "latency_ms")
 SAMPLE_TRIES = 10_000
 """Uniform draws before the part of a space within limits counts as used up."""
 
@@ -29,9 +30,16 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
     ">": operator.gt,
 }
 _SYMBOLS: dict[type[ast.cmpop], str] = {ast.LtE: "<=", ast.Lt: "<", ast.GtE: ">=", ast.Gt: ">"}
+_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.Pow: lambda base, exponent: float(base) ** exponent,  # whole numbers would grow for ever
+}
 _MIRRORED = {"<=": ">=", "<": ">", ">=": "<=", ">": "<"}
 _ALLOWED = (
-    f"allowed are comparisons of {' or '.join(METRICS)} with a number by <=, <, >= or >, joined "
+    f"allowed are comparisons of {', '.join(METRICS)} with a number by <=, <, >= or >, joined "
     f"with 'and', such as 'num_params <= 1.5e6 and flops <= 2e8'"
 )
 
@@ -72,6 +80,18 @@ class Limits:
         """Whether a child of this cost is within the limits."""
         return all(bound.allows(getattr(cost, bound.metric)) for bound in self.bounds)
 
+    @property
+    def metrics(self) -> set[str]:
+        """Those that are bounded."""
+        return {bound.metric for bound in self.bounds}
+
+    def admit(self, architecture: Architecture, cost_model: "CostModel | None") -> bool:
+        """Whether a child is within the limits; without any, its cost need not be known."""
+        if not self.bounds:
+            return True
+        assert cost_model is not None, "limits want costs"
+        return self.allow(cost_model.cost(architecture))
+
     def check_feasible(self, cost_model: "CostModel") -> None:
         """Refuse a bound that no child meets: one below the cheapest or above the dearest.
 
@@ -85,10 +105,10 @@ class Limits:
             if not bound.allows(value):
                 raise InvalidInput(
                     f"no architecture of the space has {bound}: the "
-                    f"{'smallest' if upper else 'largest'} possible {bound.metric} is {value:,}, "
-                    f"of '{nearest}'; {'raise' if upper else 'lower'} the limit, or "
-                    f"{'shrink' if upper else 'enlarge'} the vocabulary, the hidden size or the "
-                    f"operators"
+                    f"{'smallest' if upper else 'largest'} possible {bound.metric} is "
+                    f"{_readable(value)}, of '{nearest}'; {'raise' if upper else 'lower'} the "
+                    f"limit, or {'shrink' if upper else 'enlarge'} the vocabulary, the hidden size "
+                    f"or the operators"
                 )
 
     def __str__(self) -> str:
@@ -97,7 +117,7 @@ class Limits:
 
 def sample_within(
     space: SearchSpace,
-    cost_model: "CostModel",
+    cost_model: "CostModel | None",
     limits: Limits,
     rng: random.Random,
     *,
@@ -109,7 +129,7 @@ def sample_within(
     """
     for _ in range(SAMPLE_TRIES):
         architecture = space.sample(rng)
-        if architecture not in exclude and limits.allow(cost_model.cost(architecture)):
+        if architecture not in exclude and limits.admit(architecture, cost_model):
             return architecture
     return None
 
@@ -120,7 +140,7 @@ class _Reader:
     def __init__(self, text: str) -> None:
         self._text = text
 
-    def bounds(self) -> Iterator[Bound]:
+    def bounds(self) -> list[Bound]:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error")
@@ -130,7 +150,10 @@ class _Reader:
             raise self._refusal(start, self._text[start:]) from None
         except (ValueError, RecursionError, MemoryError, Warning):
             raise self._refusal(0, self._text) from None
-        yield from self._of(tree.body)
+        try:
+            return list(self._of(tree.body))
+        except RecursionError:
+            raise self._refusal(0, self._text) from None
 
     def _of(self, node: ast.expr) -> Iterator[Bound]:
         if isinstance(node, ast.BoolOp) and isinstance(node.op, ast.And):
@@ -164,11 +187,28 @@ class _Reader:
         return node.id
 
     def _number(self, node: ast.expr) -> int | float:
+        """A constant, or arithmetic on such."""
         if isinstance(node, ast.Constant) and type(node.value) in (int, float):
             value: int | float = node.value  # type: ignore[assignment]
-            if value != float("inf"):
-                return value
-        raise self._refused(node)
+        elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            value = -self._number(node.operand)
+        elif isinstance(node, ast.BinOp) and type(node.op) in _ARITHMETIC:
+            value = self._calculated(node)
+        else:
+            raise self._refused(node)
+        if not math.isfinite(value):
+            raise self._refused(node)
+        return value
+
+    def _calculated(self, node: ast.BinOp) -> int | float:
+        left, right = self._number(node.left), self._number(node.right)
+        try:
+            value: int | float | complex = _ARITHMETIC[type(node.op)](left, right)
+        except ArithmeticError:
+            raise self._refused(node) from None
+        if isinstance(value, complex):
+            raise self._refused(node)
+        return value
 
     def _refused(self, node: ast.expr, *, hint: str = "") -> InvalidInput:
         """Syntax trees count in bytes of UTF-8."""
@@ -181,6 +221,10 @@ class _Reader:
             f"limits {self._text!r}: not allowed is {repr(part) if part else 'the end'} at "
             f"position {start + 1}{hint}; {_ALLOWED}"
         )
+
+
+def _readable(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
 
 
 def _text(value: int | float) -> str:

@@ -9,13 +9,17 @@ from typing import Any
 import torch
 
 from evaluators.evaluator import Evaluator
+from evaluators.own_scorer import OwnScore
 from orchestrator.candidates import CandidateStream
 from orchestrator.runs import Run
+from orchestrator.scoring import own_scorer
 from orchestrator.training import ModelPlan, retrain_model, train_supernet
 from supernet.checkpoint import load_checkpoint, version_of
 from supernet.engine import PlainEngine
 
 CPU = torch.device("cpu")
+LOCAL_BATCH = 16
+"""Children per batch where the configuration leaves it open."""
 
 
 def train_locally(run: Run, on_progress: Callable[[dict[str, Any]], None]) -> None:
@@ -29,25 +33,31 @@ def search_locally(
     stream: CandidateStream,
     *,
     checkpoint: str,
+    own: OwnScore | None,
     on_progress: Callable[[CandidateStream], None],
-) -> None:
-    """Score the stream's candidates one after the other."""
-    evaluator = Evaluator(
-        run.space,
-        run.shape,
-        load_checkpoint(run.store, checkpoint, optimizer=False).weights,
-        run.eval_batches("valid", sequences=run.config.search.valid_sequences),
-        version=version_of(run.store, checkpoint),
-    )
+) -> float:
+    """Score the stream's candidates; returns the peak memory of hidden states in MiB."""
+    scorer = own_scorer(run, own) or _evaluator(run, checkpoint)
     writer = run.store.row_writer("score")
-    while (batch := stream.next_batch(run.config.search.batch_size)) is not None:
-        rows = [
-            {**evaluator.score(architecture).to_row(), "batch_id": batch.batch_id}
-            for architecture in batch.architectures
-        ]
+    while (batch := stream.next_batch(run.config.search.batch_size or LOCAL_BATCH)) is not None:
+        rows = scorer.rows(batch.architectures)
+        for row in rows:
+            row["batch_id"] = batch.batch_id
         writer.write(rows)
         stream.tell(batch.batch_id, rows)
         on_progress(stream)
+    return scorer.peak_activation_mib
+
+
+def _evaluator(run: Run, checkpoint: str) -> Evaluator:
+    return Evaluator(
+        run.space,
+        run.shape,
+        load_checkpoint(run.store, checkpoint, optimizer=False).weights,
+        run.scoring_batches(),
+        version=version_of(run.store, checkpoint),
+        costs=run.cost_model,
+    )
 
 
 def retrain_locally(

@@ -13,9 +13,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
-from orchestrator.leaderboard import human, pareto_front
 from supernet.space import Architecture, SearchSpace
 
 BLUE, ORANGE, GREEN, RED = "#0072B2", "#E69F00", "#009E73", "#D55E00"
@@ -76,73 +75,6 @@ def anchors(anchor: pd.DataFrame, train: pd.DataFrame) -> bytes:
         _name_axes(above, "", "held-out loss (nats)")
         _name_axes(below, "optimiser step", "alignment loss")
         _legend_below(figure, above)
-        return _png(figure)
-
-
-def score_against_params(board: pd.DataFrame, limit: float | None) -> bytes:
-    """Every scored child, the Pareto front, the best child, and the limit on parameters."""
-    with rc_context(_STYLE):
-        figure, axes = _axes()
-        axes.scatter(
-            board["num_params"],
-            board["val_loss_nats"],
-            s=16,
-            color=SKY,
-            alpha=0.7,
-            edgecolors="none",
-            label="child models",
-        )
-        front = pareto_front(board)
-        axes.plot(
-            front["num_params"],
-            front["val_loss_nats"],
-            drawstyle="steps-post",
-            color=RED,
-            marker="o",
-            markersize=5,
-            label="Pareto front",
-        )
-        best = board.iloc[0]
-        axes.scatter(
-            [best["num_params"]],
-            [best["val_loss_nats"]],
-            s=190,
-            marker="*",
-            color=ORANGE,
-            edgecolors="black",
-            linewidths=0.8,
-            zorder=5,
-            label="best child",
-        )
-        if limit is not None:
-            axes.axvline(limit, color="black", linestyle="--", label=f"limit {human(limit)}")
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: human(value)))
-        axes.xaxis.set_major_locator(MaxNLocator(6))
-        _name_axes(axes, "parameters", "valid loss, inherited weights (nats)")
-        _legend_below(figure, axes)
-        return _png(figure)
-
-
-def best_so_far(losses: Sequence[float | None]) -> bytes:
-    """The best valid loss after each candidate, in the order of scoring; None: it failed."""
-    values = np.array([np.nan if loss is None else loss for loss in losses], dtype=float)
-    numbers = np.arange(1, len(values) + 1)
-    with rc_context(_STYLE):
-        figure, axes = _axes()
-        axes.scatter(
-            numbers, values, s=12, color=SKY, alpha=0.7, edgecolors="none", label="candidate"
-        )
-        axes.step(
-            numbers,
-            np.fmin.accumulate(values),
-            where="post",
-            color=BLUE,
-            linewidth=2,
-            label="best so far",
-        )
-        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-        _name_axes(axes, "candidates scored", "valid loss, inherited weights (nats)")
-        _legend_below(figure, axes)
         return _png(figure)
 
 

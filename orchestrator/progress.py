@@ -2,18 +2,27 @@
 
 import sys
 import time
+from collections.abc import Callable
 from types import TracebackType
 
 from tqdm import tqdm
 
 LINE_S = 15.0
 """Seconds between lines where the output is no terminal."""
+BELOW_S = 1.0
+"""Seconds between two looks of what stands below the bar."""
 
 
 class Progress:
-    """Done, in all, rate and time left of one stage; `total` 0: not known."""
+    """Done, in all, rate and time left of one stage; `total` 0: not known.
 
-    def __init__(self, stage: str, *, total: int, unit: str, initial: int = 0) -> None:
+    Args:
+        below: so many lines of text are kept below the bar on a terminal.
+    """
+
+    def __init__(
+        self, stage: str, *, total: int, unit: str, initial: int = 0, below: int = 0
+    ) -> None:
         self._stage = stage
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
@@ -24,6 +33,11 @@ class Progress:
             dynamic_ncols=True,
             disable=not self._terminal,
         )
+        self._below = [
+            tqdm(bar_format="{desc}", position=number, leave=False)
+            for number in range(1, below + 1 if self._terminal else 1)
+        ]
+        self._shown_at = 0.0
         self._total, self._unit, self._initial = total, unit, initial
         self._done, self._note = initial, ""
         self._began = time.monotonic()
@@ -38,6 +52,8 @@ class Progress:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for line in self._below:
+            line.close()
         self._bar.close()
         if not self._terminal:
             self._line()
@@ -51,6 +67,15 @@ class Progress:
         self._done, self._note = done, note or self._note
         if not self._terminal and time.monotonic() - self._lined_at >= LINE_S:
             self._line()
+
+    def below(self, text: Callable[[], str]) -> None:
+        """Show a text's first lines below the bar; it is made only where and when it is shown."""
+        if not self._below or time.monotonic() - self._shown_at < BELOW_S:
+            return
+        self._shown_at = time.monotonic()
+        lines = text().splitlines()
+        for number, bar in enumerate(self._below):
+            bar.set_description_str(lines[number] if number < len(lines) else "")
 
     def _line(self) -> None:
         self._lined_at = time.monotonic()

@@ -128,7 +128,7 @@ def _inherited(run: Run, checkpoint: str, children: Sequence[Architecture]) -> l
         run.space,
         run.shape,
         load_checkpoint(run.store, checkpoint, optimizer=False).weights,
-        run.eval_batches("valid", sequences=run.config.search.valid_sequences),
+        run.scoring_batches(),
         version=version_of(run.store, checkpoint),
         device="cuda" if torch.cuda.is_available() else "cpu",
     )

@@ -5,22 +5,31 @@ Last in the flow, and useful before: a section whose stage has not run says what
 
 import base64
 import math
-import re
-from collections.abc import Mapping, Sequence
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from orchestrator import plots, ranking_plots, ranking_summary
+from orchestrator import plots, ranking_plots, ranking_summary, search_plots
 from orchestrator.interference_plots import draw_interference
 from orchestrator.interference_summary import format_estimate, headline
-from orchestrator.leaderboard import human, pareto_front
+from orchestrator.leaderboard import (
+    METRICS_SHOWN,
+    NO_METRICS,
+    human,
+    metric_title,
+    pareto_front,
+    write_metric,
+)
+from orchestrator.objectives import hypervolume_over_time
 from orchestrator.run_record import STAGES, RunRecord, read_run
 from orchestrator.store import RunStore
 from supernet.settings import TrainSettings
@@ -28,7 +37,6 @@ from supernet.space import SEPARATOR, Architecture, SearchSpace
 
 _SPLITS = ("train", "valid", "test")
 _PALETTE = ("#CFE6F5", "#FBE0C6", "#CDEBDD", "#F3DCEA", "#F8F0B0", "#D9D9F3", "#E3E3E3", "#F6D0CC")
-_LIMIT = re.compile(r"\bnum_params\s*<=?\s*([0-9][0-9_.]*(?:[eE][+-]?\d+)?)")
 
 
 def write_report(store: RunStore) -> None:
@@ -46,10 +54,10 @@ def write_report(store: RunStore) -> None:
 
 def draw_plots(record: RunRecord) -> dict[str, bytes]:
     """PNG by name, for all that the run has data for."""
-    board = record.leaderboard
+    board, objectives = record.leaderboard, record.objectives
     valid, test = record.unigram_nats("valid"), record.unigram_nats("test")
     finals = [model for model in record.models if model.get("test_loss_nats") is not None]
-    wanted = {
+    wanted: dict[str, tuple[bool, Callable[[], bytes]]] = {
         "supernet_loss": (
             _has_curve(record),
             partial(plots.supernet_loss, record.train, record.probe, valid),
@@ -58,11 +66,26 @@ def draw_plots(record: RunRecord) -> dict[str, bytes]:
             not record.anchor.empty,
             partial(plots.anchors, record.anchor, record.train),
         ),
-        "score_against_params": (
-            bool(board["num_params"].notna().any()),
-            partial(plots.score_against_params, board, params_limit(_limits(record))),
+        "front": (
+            record.has_front,
+            partial(search_plots.front, board, record.front_objectives, record.limits),
         ),
-        "best_so_far": (not board.empty, partial(plots.best_so_far, _losses_in_order(record))),
+        "hypervolume": (
+            record.has_front,
+            lambda: search_plots.hypervolume(list(hypervolume_over_time(_losses(record)))),
+        ),
+        "best_so_far": (
+            not board.empty,
+            lambda: search_plots.best_so_far(
+                [_value(row, objectives.first) for row in record.scores],
+                objectives.first,
+                mode=objectives.modes[0][1],
+            ),
+        ),
+        "latency": (
+            bool(record.latency),
+            lambda: search_plots.latency(measured_children(record.latency)),
+        ),
         "operator_frequency": (
             not board.empty,
             partial(plots.operator_frequency, top_tenth(board), _space(record)),
@@ -103,6 +126,8 @@ def render(record: RunRecord, drawn: Mapping[str, bytes]) -> str:
         estimate=format_estimate,
         headline=headline,
         figure=figure,
+        metric=write_metric,
+        spread=spread,
     )
     board = record.leaderboard
     best = record.model("best")
@@ -117,7 +142,11 @@ def render(record: RunRecord, drawn: Mapping[str, bytes]) -> str:
         probe_paths=sorted(record.probe.dropna()["architecture"].unique()),
         anchors=record.anchor.to_dict("records"),
         top=board.head(10).to_dict("records"),
-        front_size=len(pareto_front(board)),
+        front=pareto_front(board, record.front_objectives) if record.has_front else board.head(0),
+        front_metrics=[(name, metric_title(name)) for name in record.front_objectives.names],
+        metrics=shown_metrics(board),
+        hypervolume=_last(hypervolume_over_time(_losses(record))) if record.has_front else None,
+        latency_median=latency_errors(record.latency),
         failed=sum(row.get("error") is not None for row in record.scores),
         best=best["architecture"] if best else _first(board),
         baseline=(record.model("baseline") or {}).get("architecture"),
@@ -135,11 +164,12 @@ def describe_result(record: RunRecord) -> str:
     if best and best.get("test_loss_nats") is not None:
         return _describe_final(best, baseline, record.run.get("comparison") or {})
     if not record.leaderboard.empty:
-        first = record.leaderboard.iloc[0]
+        first, metric = record.leaderboard.iloc[0], record.objectives.first
+        size = f" and {human(first['num_params'])} parameters" if "num_params" in first else ""
         return (
-            f"The best of {len(record.leaderboard):,} child models scored so far has a valid loss "
-            f"of {first['val_loss_nats']:.3f} nats with inherited weights and "
-            f"{human(first['num_params'])} parameters; it has not been retrained yet."
+            f"The best of {len(record.leaderboard):,} child models scored so far has a "
+            f"{search_plots.title(metric)} of {write_metric(metric, first[metric])}{size}; it has "
+            f"not been retrained yet."
         )
     if not record.train.empty:
         last = record.train.iloc[-1]
@@ -280,9 +310,26 @@ def top_tenth(board: pd.DataFrame) -> list[Architecture]:
     return [Architecture.parse(text) for text in board["architecture"].head(count)]
 
 
-def params_limit(limits: str) -> float | None:
-    """The largest number of parameters that the limits allow; None where they do not say."""
-    return min((float(text) for text in _LIMIT.findall(limits)), default=None)
+def shown_metrics(board: pd.DataFrame) -> list[tuple[str, str]]:
+    """The leaderboard's metrics that have room on the page: column and title."""
+    names = [str(name) for name in board.columns if name not in NO_METRICS][:METRICS_SHOWN]
+    return [(name, metric_title(name)) for name in names]
+
+
+def measured_children(latency: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Children that were measured whole: random ones, and the winners of the search if any."""
+    found = {"random children": latency["held_out"], "winners": latency.get("winners") or []}
+    return {name: children for name, children in found.items() if children}
+
+
+def latency_errors(latency: Mapping[str, Any]) -> dict[str, float]:
+    """The median relative error of the prediction, by what the children are."""
+    if not latency:
+        return {}
+    return {
+        name: statistics.median(abs(c["predicted_ms"] / c["measured_ms"] - 1) for c in children)
+        for name, children in measured_children(latency).items()
+    }
 
 
 def nats(value: float | None) -> str:
@@ -316,6 +363,12 @@ def big_number(number: int) -> str:
     return f"{number // 10 ** (exponent - 1) / 10:.1f} × 10{raised}"
 
 
+def spread(frame: pd.DataFrame, count: int) -> list[dict[Hashable, Any]]:
+    """At most `count` lines, evenly spread, the first and the last among them."""
+    places = np.unique(np.linspace(0, len(frame) - 1, min(count, len(frame))).round().astype(int))
+    return frame.iloc[places].to_dict("records")
+
+
 def breakable(architecture: str) -> Markup:
     """An architecture, escaped, with places where a line may break between its layers."""
     return Markup(SEPARATOR + "<wbr>").join(escape(name) for name in architecture.split(SEPARATOR))
@@ -342,12 +395,22 @@ def _space(record: RunRecord) -> SearchSpace | None:
     return record.config.space.build() if record.config else None
 
 
-def _limits(record: RunRecord) -> str:
-    return record.config.search.limits if record.config else ""
+def _value(row: Mapping[str, Any], metric: str) -> float | None:
+    return None if row.get("error") else row.get(metric)
 
 
-def _losses_in_order(record: RunRecord) -> list[float | None]:
-    return [None if row.get("error") else row.get("val_loss_nats") for row in record.scores]
+def _losses(record: RunRecord) -> list[tuple[float, ...] | None]:
+    """Of every child in the order of scoring, by the objectives of the front."""
+    wanted = record.front_objectives
+    return [
+        wanted.losses(row) if all(_value(row, name) is not None for name in wanted.names) else None
+        for row in record.scores
+    ]
+
+
+def _last(values: Iterable[float]) -> float:
+    *_, last = values
+    return last
 
 
 def _of_split(value: Any, split: str) -> float | None:

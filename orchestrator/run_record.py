@@ -13,6 +13,8 @@ import yaml
 
 from orchestrator.config import Config, parse
 from orchestrator.leaderboard import build_leaderboard
+from orchestrator.limits import Limits
+from orchestrator.objectives import DEFAULT_OBJECTIVES, Objectives
 from orchestrator.store import RunStore
 from supernet.errors import InvalidInput
 
@@ -49,6 +51,31 @@ class RunRecord:
     interference: Mapping[str, Any]
     ranking: Mapping[str, Any]
     ranked: pd.DataFrame
+    latency: Mapping[str, Any]
+
+    @property
+    def objectives(self) -> Objectives:
+        """What the search optimises."""
+        return _objectives(self.config)
+
+    @property
+    def front_objectives(self) -> Objectives:
+        """Those of the Pareto front; a search for one metric has one with the parameters."""
+        if len(self.objectives.modes) > 1:
+            return self.objectives
+        return Objectives((*self.objectives.modes, ("num_params", "min")))
+
+    @property
+    def has_front(self) -> bool:
+        """Whether a child has all that the front wants."""
+        names = self.front_objectives.names
+        board = self.leaderboard
+        return set(names) <= set(board) and bool(board[names].notna().all(axis=1).any())
+
+    @property
+    def limits(self) -> Limits:
+        """Of the search."""
+        return Limits.parse(self.config.search.limits if self.config else "")
 
     @property
     def models(self) -> list[dict[str, Any]]:
@@ -79,10 +106,10 @@ def read_run(store: RunStore) -> RunRecord:
     if not store.exists():
         raise InvalidInput(f"a report needs a run's folder, but there is none at {store.uri}")
     run = _json(store, "run.json")
-    scores = store.rows("score")
+    scores, config = store.rows("score"), _config(store)
     return RunRecord(
         name=str(run.get("name") or store.name),
-        config=_config(store),
+        config=config,
         run=run,
         data=_json(store, "data/summary.json"),
         train=last_of_each_step("train", store.rows("train")),
@@ -90,10 +117,11 @@ def read_run(store: RunStore) -> RunRecord:
         anchor=last_of_each_step("anchor", store.rows("anchor"), text=("architecture",)),
         retrain=last_of_each_step("retrain", store.rows("retrain")),
         scores=scores,
-        leaderboard=build_leaderboard(scores),
+        leaderboard=build_leaderboard(scores, _objectives(config)),
         interference=_json(store, "interference.json"),
         ranking=_json(store, "ranking.json"),
         ranked=_frame(store, "ranking.parquet"),
+        latency=_json(store, "latency.json"),
     )
 
 
@@ -117,6 +145,10 @@ def _config(store: RunStore) -> Config | None:
             f"config.yaml in the run {store.uri} is not valid YAML: {error}"
         ) from None
     return parse(values or {})
+
+
+def _objectives(config: Config | None) -> Objectives:
+    return Objectives.of(config.search.objectives) if config else DEFAULT_OBJECTIVES
 
 
 def _frame(store: RunStore, name: str) -> pd.DataFrame:

@@ -12,12 +12,14 @@ from pathlib import Path
 
 import yaml
 
+from evaluators.latency import LatencyTable
 from orchestrator.config import Config, load, parse
 from orchestrator.limits import Limits
 from orchestrator.store import RunStore
 from supernet.cost import CostModel
 from supernet.data.masking import Batch, TrainBatches, eval_batches
 from supernet.data.packed import PackedDataset
+from supernet.data.summary import FILE_NAME as SUMMARY
 from supernet.data.summary import DataSummary
 from supernet.errors import InvalidInput
 from supernet.model import TextShape
@@ -26,6 +28,7 @@ from supernet.space import Architecture, SearchSpace
 
 CONFIG = "config.yaml"
 SUPERNET = "supernet"
+LATENCY = "latency.json"
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,11 @@ class Run:
         """Where the prepared data lies on this machine."""
         return self.store.local_path("data")
 
+    @property
+    def has_data(self) -> bool:
+        """Whether the data stage has come to its end."""
+        return self.store.exists(f"data/{SUMMARY}")
+
     @cached_property
     def summary(self) -> DataSummary:
         """What the prepared data is; the data stage must be done."""
@@ -100,12 +108,35 @@ class Run:
     @cached_property
     def cost_model(self) -> CostModel:
         """Costs of every child."""
-        return CostModel(self.space, self.shape)
+        table = self.latency_table
+        if table is None:
+            return CostModel(self.space, self.shape)
+        return CostModel(
+            self.space, self.shape, ends_ms=table.ends_ms, operators_ms=table.operators_ms
+        )
+
+    @cached_property
+    def latency_table(self) -> LatencyTable | None:
+        """What `magic-nas latency` measured; None before."""
+        if not self.store.exists(LATENCY):
+            return None
+        try:
+            return LatencyTable.from_dict(self.store.read_json(LATENCY))
+        except (TypeError, KeyError, ValueError) as error:
+            raise InvalidInput(
+                f"{LATENCY} in the run {self.store.uri} is damaged ({error}): remove it and run "
+                f"'magic-nas latency' again"
+            ) from None
 
     @cached_property
     def limits(self) -> Limits:
         """Limits of the search."""
         return Limits.parse(self.config.search.limits)
+
+    @property
+    def needs_latency(self) -> bool:
+        """Whether the search limits or optimises latency."""
+        return "latency_ms" in self.limits.metrics | set(self.config.search.objectives)
 
     def sampler(self) -> PathSampler:
         """The path sampler of super-net training."""
@@ -132,3 +163,33 @@ class Run:
             batch_size=batch_size or self.config.search.eval_batch_size,
             seed=self.config.seed,
         )
+
+    def scoring_batches(self) -> list[Batch]:
+        """What children are scored on, in batches whose hidden states fit `search.activation_mib`.
+
+        A tree over paths never holds more hidden states than stem and layers give, so the batches
+        do not depend on which children are scored together, and neither do the scores.
+        """
+        return self.eval_batches(
+            "valid",
+            sequences=self.config.search.valid_sequences,
+            batch_size=scoring_batch_size(self.config),
+        )
+
+
+def scoring_batch_size(config: Config) -> int:
+    """Sequences that an evaluator runs at once.
+
+    Raises:
+        InvalidInput: if the hidden states of a single sequence exceed `search.activation_mib`.
+    """
+    settings, depth = config.search, len(config.space.build().layers)
+    bytes_ = 4 * (depth + 1) * config.data.sequence_length * config.space.hidden_size
+    size = int(settings.activation_mib * 2**20 / bytes_)
+    if not size:
+        raise InvalidInput(
+            f"search.activation_mib must hold the hidden states of one sequence, "
+            f"{bytes_ / 2**20:.3g} MiB, but got {settings.activation_mib:g}: raise it, or shorten "
+            f"data.sequence_length"
+        )
+    return min(settings.eval_batch_size, size)

@@ -5,6 +5,7 @@ plain JSON. A user's is named "module:Class": ask and tell suffice, and Ray Tune
 adapted. Imports neither Ray nor torch.
 """
 
+import importlib.util
 import inspect
 import logging
 import random
@@ -12,20 +13,20 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from orchestrator.objectives import DEFAULT_OBJECTIVES, Metrics, Objectives
 from supernet.errors import InvalidInput
 from supernet.sampler import load_user_class
 from supernet.space import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
 
-Metrics = Mapping[str, float]
-
 
 class AskTell(Protocol):
     """What the search asks of a searcher; built as `Searcher(space, seed=…, **settings)`.
 
     Optional: `state_dict() -> dict` of plain JSON values and `load_state_dict(dict)`, for
-    resuming exactly; a searcher without them is told every earlier score again.
+    resuming at once; a searcher without them is asked and told everything again, in the order of
+    before.
     """
 
     def ask(self) -> Architecture | None:
@@ -74,7 +75,8 @@ class RegularizedEvolution:
 
     The first `population` candidates are uniform; then each is the winner of a tournament,
     changed in one layer. A scored candidate joins the population and the oldest one dies. Asks
-    run ahead of tells, so a tournament is held among those that are scored already.
+    run ahead of tells, so a tournament is held among those that are scored already. Of several
+    objectives it knows the first alone.
     """
 
     def __init__(
@@ -84,21 +86,17 @@ class RegularizedEvolution:
         seed: int,
         population: int = 50,
         sample: int = 10,
-        metric: str = "val_loss_nats",
-        mode: str = "min",
+        objectives: Objectives = DEFAULT_OBJECTIVES,
     ) -> None:
         if not 1 <= sample <= population:
             raise InvalidInput(
                 f"1 <= sample <= population must hold, but got {sample=}, {population=}"
             )
-        if mode not in ("min", "max"):
-            raise InvalidInput(f"mode must be 'min' or 'max', but got {mode!r}")
         self._space = space
         self._stream = f"evolution:{seed}"
         self._population = population
         self._sample = sample
-        self._metric = metric
-        self._sign = 1.0 if mode == "min" else -1.0
+        self._objectives = objectives
         self._asked = 0
         self._failed = 0
         self._living: deque[tuple[Architecture, float]] = deque(maxlen=population)
@@ -111,23 +109,19 @@ class RegularizedEvolution:
         if begun < self._population or not self._living or self._space.size == 1:
             return self._space.sample(rng)
         rivals = rng.choices(self._living, k=self._sample)
-        parent, _ = min(rivals, key=lambda member: self._sign * member[1])
+        parent, _ = min(rivals, key=lambda member: member[1])
         return self._space.random_neighbour(parent, rng)
 
     def tell(self, architecture: Architecture, metrics: Metrics | None) -> None:
         """Let the candidate join the population, unless it failed.
 
         Raises:
-            InvalidInput: if the metrics lack the one that is searched for.
+            InvalidInput: if the metrics lack an objective.
         """
         if metrics is None:
             self._failed += 1
             return
-        if self._metric not in metrics:
-            raise InvalidInput(
-                f"the searcher's metric must be one of {sorted(metrics)}, but got {self._metric!r}"
-            )
-        self._living.append((architecture, metrics[self._metric]))
+        self._living.append((architecture, self._objectives.losses(metrics)[0]))
 
     def state_dict(self) -> dict[str, Any]:
         """How far the stream has been drawn, and the living population, oldest first."""
@@ -145,12 +139,27 @@ class RegularizedEvolution:
         self._living.extend((Architecture.parse(text), value) for text, value in state["living"])
 
 
-SEARCHERS: dict[str, type] = {"random": RandomSearcher, "evolution": RegularizedEvolution}
+SEARCHERS: dict[str, type | str] = {
+    "random": RandomSearcher,
+    "evolution": RegularizedEvolution,
+    "optuna": "orchestrator.optuna_searcher:OptunaSearcher",
+    "hyperopt": "ray.tune.search.hyperopt:HyperOptSearch",
+}
+"""Ours, and where those are that need another library."""
+LIBRARIES = {"optuna": "optuna", "hyperopt": "hyperopt"}
+GIVEN_OBJECTIVES = ("evolution", "optuna")
 _SEED_NAMES = ("seed", "random_state_seed")
 
 
-def build_searcher(settings: Mapping[str, Any], space: SearchSpace, *, seed: int) -> AskTell:
-    """A searcher from its name ("random", "evolution", "module:Class") and settings.
+def build_searcher(
+    settings: Mapping[str, Any],
+    space: SearchSpace,
+    *,
+    seed: int,
+    objectives: Objectives = DEFAULT_OBJECTIVES,
+) -> AskTell:
+    """A searcher from its name ("random", "evolution", "optuna", "hyperopt", "module:Class") and
+    settings.
 
     A class derived from Ray Tune's `Searcher` gets its settings as they are, with the seed where
     it takes one; it is told the space as `layer_00 … = tune.choice(operator names)`.
@@ -160,18 +169,35 @@ def build_searcher(settings: Mapping[str, Any], space: SearchSpace, *, seed: int
     """
     name = str(settings.get("name"))
     arguments = {key: value for key, value in settings.items() if key != "name"}
-    found = SEARCHERS.get(name) or load_user_class(name, what="searcher", known=SEARCHERS)
+    found = _find(name)
     try:
         if isinstance(found, type) and _is_tune_class(found):
             searcher = found(**_seeded(found, name, arguments, seed))
         else:
+            if name in GIVEN_OBJECTIVES:
+                arguments = {"objectives": objectives} | arguments
             searcher = found(space, seed=seed, **arguments)
-        return as_ask_tell(searcher, space)
+        return as_ask_tell(searcher, space, objectives)
     except (TypeError, ValueError, AssertionError) as error:
         raise InvalidInput(f"searcher {name!r} with settings {arguments}: {error}") from error
 
 
-def as_ask_tell(searcher: Any, space: SearchSpace) -> AskTell:
+def _find(name: str) -> type:
+    library = LIBRARIES.get(name)
+    if library and importlib.util.find_spec(library) is None:
+        raise InvalidInput(
+            f"searcher {name!r} needs the library {library}, which is not installed: "
+            f"pip install 'magic-nas[{library}]'"
+        )
+    known = SEARCHERS.get(name, name)
+    if isinstance(known, type):
+        return known
+    return load_user_class(known, what="searcher", known=SEARCHERS)
+
+
+def as_ask_tell(
+    searcher: Any, space: SearchSpace, objectives: Objectives = DEFAULT_OBJECTIVES
+) -> AskTell:
     """A searcher object as ask and tell: itself, or an adapter around Ray Tune's `Searcher`.
 
     Raises:
@@ -180,7 +206,7 @@ def as_ask_tell(searcher: Any, space: SearchSpace) -> AskTell:
     if _is_tune_class(type(searcher)):
         from orchestrator.on_ray.tune_searcher import TuneSearcherAdapter
 
-        return TuneSearcherAdapter(searcher, space)
+        return TuneSearcherAdapter(searcher, space, objectives)
     missing = [part for part in ("ask", "tell") if not callable(getattr(searcher, part, None))]
     if missing:
         raise InvalidInput(

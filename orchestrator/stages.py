@@ -10,13 +10,23 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
+from evaluators.own_scorer import OwnScore
 from orchestrator.baseline import handmade_baseline, random_controls
 from orchestrator.candidates import CandidateStream
-from orchestrator.leaderboard import load_leaderboard, write_leaderboard
+from orchestrator.latency import measure_latency, measure_winners
+from orchestrator.leaderboard import (
+    build_leaderboard,
+    format_leaderboard,
+    load_leaderboard,
+    write_leaderboard,
+)
+from orchestrator.objectives import Objectives
 from orchestrator.progress import Progress
 from orchestrator.runinfo import update_info
-from orchestrator.runs import SUPERNET, Run
+from orchestrator.runs import LATENCY, SUPERNET, Run
+from orchestrator.scoring import OWN
 from orchestrator.searchers import AskTell, as_ask_tell, build_searcher
+from orchestrator.trackers import Trackers
 from orchestrator.training import ModelPlan
 from supernet.checkpoint import latest_checkpoint, load_checkpoint, version_of
 from supernet.data.masking import unigram_nats
@@ -27,6 +37,9 @@ from supernet.space import Architecture
 
 LEARNT_NATS = 0.5
 """A model has learnt if it is this far below the unigrams' cross-entropy; our own bar."""
+
+LINES_BELOW = 12
+"""Of the live leaderboard, below the search's bar."""
 
 logger = logging.getLogger(__name__)
 
@@ -42,8 +55,9 @@ class Workers(Protocol):
         stream: CandidateStream,
         *,
         checkpoint: str,
+        own: OwnScore | None,
         on_progress: Callable[[CandidateStream], None],
-    ) -> None: ...
+    ) -> float: ...
 
     def retrain(
         self,
@@ -85,10 +99,13 @@ class RayWorkers:
         stream: CandidateStream,
         *,
         checkpoint: str,
+        own: OwnScore | None,
         on_progress: Callable[[CandidateStream], None],
-    ) -> None:
+    ) -> float:
         """See `orchestrator.on_ray.search`."""
-        self._search(run, self._cluster, stream, checkpoint=checkpoint, on_progress=on_progress)
+        return self._search(
+            run, self._cluster, stream, checkpoint=checkpoint, own=own, on_progress=on_progress
+        )
 
     def retrain(
         self,
@@ -128,11 +145,19 @@ def prepare_data(run: Run) -> None:
         )
 
 
-def check_data(run: Run) -> None:
-    """Check what needs the data: the batch fits, and some architecture meets the limits."""
+def prepare_costs(run: Run) -> None:
+    """Measure latency where the search needs it; check that some child meets the limits."""
+    if run.needs_latency and not run.store.exists(LATENCY):
+        logger.info("latency: measuring operators on %s", run.config.latency.device)
+        measure_latency(run)
     for settings in (run.config.train, run.config.retrain):
         check_batch(run.summary, batch_size=settings.batch_size)
     run.limits.check_feasible(run.cost_model)
+
+
+def scores_own(run: Run, own: OwnScore | None) -> bool:
+    """Whether a user's function scores, in place of a super-net's weights."""
+    return own is not None or run.config.search.scorer is not None
 
 
 def train(run: Run, on: Workers) -> None:
@@ -140,9 +165,19 @@ def train(run: Run, on: Workers) -> None:
     done = latest_checkpoint(run.store, SUPERNET, optimizer=False)
     initial = done.step if done else 0
     total = run.config.train.steps
-    with Progress("train", total=total, unit="step", initial=initial) as progress:
-        on.train(run, lambda row: _show_training(progress, row))
+    with (
+        Trackers(run) as trackers,
+        Progress("train", total=total, unit="step", initial=initial) as progress,
+    ):
+
+        def show(row: dict[str, Any]) -> None:
+            _show_training(progress, row)
+            if trackers.due():
+                trackers.show("train", run.store.rows("train"))
+
+        on.train(run, show)
         progress.at(total)
+        trackers.show("train", run.store.rows("train"))
     _check_learnt(run)
 
 
@@ -177,38 +212,79 @@ def _show_training(progress: Progress, row: dict[str, Any]) -> None:
         progress.at(row["step"], note=f"loss {row['loss_nats']:.3f} nats")
 
 
-def search(run: Run, on: Workers, *, searcher: AskTell | None, checkpoint: str | None) -> None:
-    """Score candidates with inherited weights, then write the leaderboard."""
-    name = checkpoint_to_search(run, checkpoint)
-    settings = run.config.search
+def search(
+    run: Run,
+    on: Workers,
+    *,
+    searcher: AskTell | None,
+    own: OwnScore | None,
+    checkpoint: str | None,
+) -> None:
+    """Score candidates with inherited weights or by `own`, then write the leaderboard."""
+    settings, objectives = run.config.search, Objectives.of(run.config.search.objectives)
+    by_own = scores_own(run, own)
+    name = "" if by_own else checkpoint_to_search(run, checkpoint)
+    if settings.limits and not run.has_data:
+        raise InvalidInput(
+            f"search.limits {settings.limits!r} needs the vocabulary to count with, but "
+            f"{run.store.uri} has no data yet: run 'magic-nas run', or check in your scorer"
+        )
     stream = CandidateStream(
         run.store,
         run.space,
-        run.cost_model,
+        run.cost_model if run.has_data else None,
         run.limits,
-        _searcher(run) if searcher is None else as_ask_tell(searcher, run.space),
+        _searcher(run) if searcher is None else as_ask_tell(searcher, run.space, objectives),
         total=settings.candidates,
-        supernet_version=version_of(run.store, name),
+        supernet_version=OWN if by_own else version_of(run.store, name),
+        objectives=objectives,
+        max_failed=settings.max_failed,
     )
-    with Progress(
-        "search", total=settings.candidates, unit="child", initial=stream.done
-    ) as progress:
-        on.search(run, stream, checkpoint=name, on_progress=partial(_show_search, progress))
+    with (
+        Trackers(run) as trackers,
+        Progress(
+            "search",
+            total=settings.candidates,
+            unit="child",
+            initial=stream.done,
+            below=LINES_BELOW,
+        ) as progress,
+    ):
+        trackers.catch_up()
+        show = partial(_show_search, progress, trackers)
+        peak_mib = on.search(run, stream, checkpoint=name, own=own, on_progress=show)
+        trackers.show("score", stream.rows)
     if stream.done < stream.total:
         raise MagicNasError(
             f"the search ended with {stream.done} of {stream.total} children scored; these "
             f"are kept: run the same command again"
         )
-    write_leaderboard(run.store)
+    update_info(run.store, search={"peak_activation_mib": round(peak_mib, 2)})
+    write_leaderboard(run.store, objectives)
+    if run.has_data and run.latency_table is not None:
+        measure_winners(run, run.latency_table)
 
 
 def _searcher(run: Run) -> AskTell:
-    return build_searcher(run.config.search.searcher, run.space, seed=run.config.seed)
+    return build_searcher(
+        run.config.search.searcher,
+        run.space,
+        seed=run.config.seed,
+        objectives=Objectives.of(run.config.search.objectives),
+    )
 
 
-def _show_search(progress: Progress, stream: CandidateStream) -> None:
-    best = stream.best
-    progress.at(stream.done, note=f"best {best['val_loss_nats']:.3f} nats" if best else "")
+def _show_search(progress: Progress, trackers: Trackers, stream: CandidateStream) -> None:
+    if trackers.due():
+        trackers.show("score", stream.rows)
+    name, best = stream.objectives.first, stream.best
+    progress.at(stream.done, note=f"best {name} {best[name]:.4g}" if best else "")
+    progress.below(lambda: _live_leaderboard(stream))
+
+
+def _live_leaderboard(stream: CandidateStream) -> str:
+    board = build_leaderboard(stream.top(LINES_BELOW), stream.objectives)
+    return format_leaderboard(board, width=shutil.get_terminal_size().columns - 1)
 
 
 def checkpoint_to_search(run: Run, wanted: str | None) -> str:
@@ -255,6 +331,8 @@ def retrain(run: Run, on: Workers) -> None:
     """Train the best child, the hand-made baseline and the controls stand-alone; compare."""
     models = _models_to_train(run)
     train_alone(run, on, models, stage="retrain")
+    with Trackers(run) as trackers:
+        trackers.catch_up()
     _compare(run, [run.store.read_json(f"{model.folder}/result.json") for model in models])
 
 

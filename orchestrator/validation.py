@@ -3,17 +3,30 @@
 import os
 import sys
 
+from evaluators.latency import check_device
 from orchestrator.config import Config
 from orchestrator.limits import Limits
+from orchestrator.objectives import Objectives
+from orchestrator.runs import scoring_batch_size
+from orchestrator.scoring import check_own_score
 from orchestrator.searchers import build_searcher
+from orchestrator.trackers import check_trackers
 from supernet.alignment import check_layers
 from supernet.errors import InvalidInput
 from supernet.model import TextShape, meta_supernet
 from supernet.sampler import build_sampler
 
+METRICS = ("val_loss_nats", "masked_accuracy", "num_params", "flops", "latency_ms")
+"""Of a child scored with inherited weights."""
 
-def check_before_start(config: Config, *, local: bool, address: str | None) -> None:
+
+def check_before_start(
+    config: Config, *, local: bool, address: str | None, own: bool = False
+) -> None:
     """Check settings that pydantic cannot: operators, sampler, searcher, limits, workers.
+
+    Args:
+        own: whether a user's function, given from Python, scores.
 
     Raises:
         InvalidInput: naming the rule, the value and the remedy.
@@ -25,12 +38,30 @@ def check_before_start(config: Config, *, local: bool, address: str | None) -> N
     if config.train.align:
         check_layers(config.train.align, space)
     build_sampler(config.train.sampler, space, seed=config.seed)
-    build_searcher(config.search.searcher, space, seed=config.seed)
-    Limits.parse(config.search.limits)
+    objectives = Objectives.of(config.search.objectives)
+    build_searcher(config.search.searcher, space, seed=config.seed, objectives=objectives)
+    if config.search.scorer is not None:
+        check_own_score(config.search.scorer)
+    limits = Limits.parse(config.search.limits)
+    if "latency_ms" in limits.metrics | set(objectives.names):
+        check_device(config.latency.device)
+    if config.search.scorer is None and not own:
+        _check_objectives(objectives)
+    scoring_batch_size(config)
+    check_trackers(config.trackers)
     cores = os.cpu_count() or 1
     if not local and not address and not _has_gpu():
         _check_workers(config.train.workers, cores, "train.workers")
         _check_workers(config.search.evaluators, cores, "search.evaluators")
+
+
+def _check_objectives(objectives: Objectives) -> None:
+    for name in objectives.names:
+        if name not in METRICS:
+            raise InvalidInput(
+                f"search.objectives must be among {', '.join(METRICS)}, but got {name!r}; a metric "
+                f"of your own needs search.scorer"
+            )
 
 
 def _any_shape(config: Config) -> TextShape:

@@ -1,8 +1,9 @@
-"""What a child model costs: parameters and floating-point operations, by formula.
+"""What a child model costs: parameters and floating-point operations by formula, and latency.
 
 Counted on the exported child: stem and head included, tied embeddings once.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,21 +20,44 @@ class Cost:
 
     num_params: int
     flops: int
+    latency_ms: float | None = None
+    """A forward pass on the target device, in milliseconds; None: not measured."""
+
+    def metrics(self) -> dict[str, float]:
+        """By name, those that are known."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 class CostModel:
-    """Costs of every child of a space, without building it."""
+    """Costs of every child of a space, without building it.
 
-    def __init__(self, space: SearchSpace, shape: TextShape) -> None:
+    Args:
+        ends_ms: the latency of stem and head.
+        operators_ms: that of each operator by name; empty: latency is not known.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        shape: TextShape,
+        *,
+        ends_ms: float = 0.0,
+        operators_ms: Mapping[str, float] | None = None,
+    ) -> None:
         model = meta_supernet(space, shape)
         self._space = space
         length = shape.max_length
         self._ends = Cost(
             count_params(model.stem) + count_params(model.head),
             model.stem.flops(length) + model.head.flops(length),
+            ends_ms if operators_ms else None,
         )
         self._operators = {
-            (layer, name): _cost_of(model.operator(layer, name), length)
+            (layer, name): Cost(
+                count_params(model.operator(layer, name)),
+                _flops(model.operator(layer, name), length),
+                operators_ms[name] if operators_ms else None,
+            )
             for layer, names in enumerate(space.layers)
             for name in names
         }
@@ -44,26 +68,30 @@ class CostModel:
         return Cost(
             self._ends.num_params + sum(part.num_params for part in parts),
             self._ends.flops + sum(part.flops for part in parts),
+            None
+            if self._ends.latency_ms is None
+            else self._ends.latency_ms + sum(part.latency_ms or 0.0 for part in parts),
         )
 
     def cheapest(self, metric: str) -> Architecture:
-        """The architecture with the least `metric`, "num_params" or "flops"."""
+        """The architecture with the least `metric`, a field of `Cost`."""
         return self._extreme(metric, sign=1)
 
     def dearest(self, metric: str) -> Architecture:
-        """The architecture with the most `metric`, "num_params" or "flops"."""
+        """The architecture with the most `metric`, a field of `Cost`."""
         return self._extreme(metric, sign=-1)
 
     def _extreme(self, metric: str, *, sign: int) -> Architecture:
-        if metric not in Cost.__dataclass_fields__:
-            raise InvalidInput(f"costs are {list(Cost.__dataclass_fields__)}, but got {metric!r}")
+        if getattr(self._ends, metric, None) is None:
+            raise InvalidInput(f"costs are {list(self._ends.metrics())}, but got {metric!r}")
         return self._space.cheapest(
             lambda layer, name: sign * getattr(self._operators[layer, name], metric)
         )
 
 
-def _cost_of(operator: Any, length: int) -> Cost:
-    return Cost(count_params(operator), operator.flops(length))
+def _flops(operator: Any, length: int) -> int:
+    flops: int = operator.flops(length)
+    return flops
 
 
 def count_params(module: nn.Module) -> int:

@@ -36,5 +36,9 @@ class SuperNetCollapsed(MagicNasError):
     """The super-net's children are no better than the training unigrams: nothing to rank."""
 
 
+class SearchFailing(MagicNasError):
+    """Most children fail, so that scoring more of them makes no sense."""
+
+
 class StorageFailed(MagicNasError):
     """The run's storage refused a write; what had been written before is intact."""

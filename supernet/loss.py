@@ -52,19 +52,34 @@ def _means(
     model: SuperNet, architecture: Architecture, batches: Sequence[Batch]
 ) -> tuple[float, float]:
     device = next(model.parameters()).device
-    loss_sum, correct, count = 0.0, 0, 0
+    count = count_targets(batches)
+    sums = torch.zeros(2, dtype=torch.float64, device=device)
     for batch in batches:
         batch = batch.to(device)
-        logits_NV = _logits(model, architecture, batch)
-        loss_sum += float(_loss_sum(logits_NV, batch))
-        correct += int((logits_NV.argmax(-1) == batch.targets_N).sum())
-        count += batch.targets_N.numel()
+        sums += tally(_logits(model, architecture, batch), batch)
+    loss_sum, correct = sums.tolist()
+    return loss_sum / count, correct / count
+
+
+def count_targets(batches: Sequence[Batch]) -> int:
+    """The masked positions of all batches.
+
+    Raises:
+        InvalidInput: if there are none.
+    """
+    count = sum(batch.num_targets for batch in batches)
     if not count:
         raise InvalidInput(
             f"an evaluation needs at least one masked token, but {len(batches)} batches have none; "
             f"evaluate on more sequences or raise data.mask_probability"
         )
-    return loss_sum / count, correct / count
+    return count
+
+
+def tally(logits_NV: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """The summed cross-entropy in nats and how many of the targets are hit: two float64 values."""
+    hits = (logits_NV.argmax(-1) == batch.targets_N).sum()
+    return torch.stack([_loss_sum(logits_NV, batch).double(), hits.double()])
 
 
 def padding_mask(batch: Batch) -> torch.Tensor | None:

@@ -91,6 +91,21 @@ class SpaceSettings(Settings):
         return self
 
 
+class LatencySettings(Settings):
+    """How the latency of children is measured, on the machine that runs the command."""
+
+    device: str = "cpu"
+    """As PyTorch names it: "cpu", "cuda", "cuda:1"."""
+    threads: Positive = 1
+    """Of PyTorch on a CPU."""
+    batch_size: Positive = 1
+    """Sequences at once, each of the data's length."""
+    repeats: Annotated[int, Field(ge=5)] = 30
+    """Runs behind each median."""
+    held_out: Annotated[int, Field(ge=5)] = 16
+    """Random children whose measured latency is compared with the predicted one."""
+
+
 class OptimiserSettings(Settings):
     """The training recipe, shared by the super-net and by stand-alone training."""
 

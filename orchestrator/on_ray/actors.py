@@ -1,38 +1,32 @@
-"""The Ray actors of a run: thin shells around plain classes, with names that say what they are."""
+"""The Ray actors of a run: thin shells around plain classes, with names that say what they are.
 
-from typing import Any
+What is heavy is imported where an actor is made, for whoever holds a handle imports this module.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import ray
-import torch
 
-from evaluators.evaluator import Evaluator
-from orchestrator.runs import Run
-from supernet.checkpoint import load_checkpoint, version_of
-from supernet.sampler import Paths
-from supernet.space import Architecture
+from orchestrator.on_ray.names import actor_name
 
-
-def actor_name(run: Run, role: str) -> str:
-    """What the dashboard calls it, and how other actors of the run find it."""
-    return f"{role}:{run.store.uri}"
-
-
-def actor_options(run: Run, role: str) -> dict[str, Any]:
-    """Name and restarts of an actor that takes no CPU of its own.
-
-    An actor that may start again gets plain values only: handles among its arguments would not
-    outlive the driver's memory of them.
-    """
-    return {"name": actor_name(run, role), "num_cpus": 0, "max_restarts": -1}
+if TYPE_CHECKING:
+    from evaluators.evaluator import Evaluator
+    from evaluators.own_scorer import OwnScore
+    from orchestrator.runs import Run
+    from orchestrator.scoring import Scorer
+    from supernet.sampler import Paths
 
 
 class PathSamplerHost:
     """Emits the paths of super-net training; a pure function, so it may start again at will."""
 
     def __init__(self, run_uri: str) -> None:
+        from orchestrator.runs import Run
+
         self._sampler = Run.open(run_uri).sampler()
 
-    def plan(self, start: int, count: int) -> list[Paths]:
+    def plan(self, start: int, count: int) -> "list[Paths]":
         """The paths of the optimisation steps `start` … `start + count - 1`."""
         return self._sampler.plan(start, count)
 
@@ -44,6 +38,8 @@ class SuperNetHost:
     """
 
     def __init__(self, run_uri: str) -> None:
+        from orchestrator.runs import Run
+
         self._run = Run.open(run_uri)
         self._weights: dict[str, ray.ObjectRef] = {}
         self._progress: dict[str, Any] = {}
@@ -67,6 +63,8 @@ class SuperNetHost:
 
     def publish(self, checkpoint: str) -> str:
         """Put a checkpoint's weights into the object store, once; returns their version."""
+        from supernet.checkpoint import load_checkpoint, version_of
+
         version = version_of(self._run.store, checkpoint)
         if version not in self._weights:
             loaded = load_checkpoint(self._run.store, checkpoint, optimizer=False)
@@ -80,20 +78,37 @@ class SuperNetHost:
 
 
 class EvaluatorHost:
-    """Maps the published weights read-only and scores children on the fixed valid batches."""
+    """Scores children: on the fixed valid batches with the published weights, mapped read-only, or
+    by a user's function.
+    """
 
-    def __init__(self, run_uri: str, checkpoint: str) -> None:
+    def __init__(self, run_uri: str, checkpoint: str, own: "OwnScore | None" = None) -> None:
+        import torch
+
+        from orchestrator.runs import Run
+        from orchestrator.scoring import own_scorer
+
         torch.set_num_threads(1)
         run = Run.open(run_uri)
+        self._scorer: Scorer = own_scorer(run, own) or self._inherited(run, checkpoint)
+
+    @staticmethod
+    def _inherited(run: "Run", checkpoint: str) -> "Evaluator":
+        import torch
+
+        from evaluators.evaluator import Evaluator
+        from supernet.checkpoint import version_of
+
         supernet = ray.get_actor(actor_name(run, "supernet"))
         device = "cuda" if torch.cuda.is_available() else "cpu"
         (reference,) = ray.get(supernet.weights.remote(checkpoint))
-        self._evaluator = Evaluator(
+        return Evaluator(
             run.space,
             run.shape,
             ray.get(reference),
-            run.eval_batches("valid", sequences=run.config.search.valid_sequences),
+            run.scoring_batches(),
             version=version_of(run.store, checkpoint),
+            costs=run.cost_model,
             device=device,
         )
 
@@ -101,9 +116,15 @@ class EvaluatorHost:
         """Answers once the weights are mapped."""
         return True
 
-    def score(self, architecture: str) -> dict[str, Any]:
-        """The row of one child."""
-        return self._evaluator.score(Architecture.parse(architecture)).to_row()
+    def score_together(self, architectures: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of some children."""
+        from supernet.space import Architecture
+
+        return self._scorer.rows([Architecture.parse(text) for text in architectures])
+
+    def peak_activation_mib(self) -> float:
+        """Most memory that hidden states took at once, in MiB."""
+        return self._scorer.peak_activation_mib
 
 
 PathSamplerActor = ray.remote(PathSamplerHost)

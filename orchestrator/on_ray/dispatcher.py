@@ -1,24 +1,49 @@
 """One actor between the Tune trials and the evaluators: hands out children, keeps their rows.
 
+Imports nothing heavy: a process that holds a handle of the actor imports its module too.
+
 Every trial's batch goes through here, so evaluators never wait for a trial to end, and one
 writer alone writes score rows. A child whose evaluator dies goes to another one.
 """
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayActorError
 
-from orchestrator.on_ray.actors import EvaluatorActor, actor_name, actor_options
-from orchestrator.on_ray.cluster import Cluster
-from orchestrator.runs import Run
-from supernet.space import Architecture
+from orchestrator.scoring_pool import EvaluatorLost, Row, ScoringPool
+from orchestrator.store import RunStore
 
-ATTEMPTS = 3
-"""How often a child is given to an evaluator before its loss of evaluators becomes its row."""
 
-Row = dict[str, Any]
+class RayEvaluator:
+    """An evaluator actor as the pool knows it; Ray starts it again where it died."""
+
+    def __init__(self, name: str) -> None:
+        self._actor = ray.get_actor(name)
+
+    async def score_together(self, architectures: Sequence[str]) -> list[Row]:
+        """A row per architecture."""
+        try:
+            rows: list[Row] = await self._actor.score_together.remote(architectures)
+        except RayActorError as error:
+            raise EvaluatorLost(str(error)) from error
+        return rows
+
+    async def revive(self) -> None:
+        """Wait until Ray has started it again."""
+        while True:
+            try:
+                await self._actor.ready.remote()
+                return
+            except RayActorError:
+                await asyncio.sleep(1)
+
+    async def restart(self) -> None:
+        """Kill the process and wait for the next one."""
+        ray.kill(self._actor, no_restart=False)
+        await self.revive()
 
 
 class Dispatcher:
@@ -26,81 +51,55 @@ class Dispatcher:
 
     Args:
         run_uri: the run's folder.
-        evaluators: how many evaluators there are.
+        evaluators: the names of their actors.
         version: of the weights, for the row of a child that no evaluator survived.
+        timeout_s: for each child; None: for ever.
     """
 
-    def __init__(self, run_uri: str, evaluators: int, version: str) -> None:
-        self._run = Run.open(run_uri)
+    def __init__(
+        self, run_uri: str, evaluators: Sequence[str], version: str, timeout_s: float | None
+    ) -> None:
+        self._store = RunStore(run_uri)
+        self._evaluators = evaluators
         self._version = version
-        self._writer = self._run.store.row_writer("score")
+        self._timeout_s = timeout_s
+        self._writer = self._store.row_writer("score")
         self._rows: dict[int, list[Row]] = {}
-        self._scored = {row["architecture"] for row in self._run.store.rows("score")}
-        self._free: asyncio.Queue[Any] = asyncio.Queue()
-        for number in range(evaluators):
-            self._free.put_nowait(ray.get_actor(evaluator_name(self._run, number)))
+        self._scored = {row["architecture"] for row in self._store.rows("score")}
+        self._pool: ScoringPool | None = None
 
-    async def score_batch(self, batch_id: int) -> int:
-        """Score what the batch log names; once this returns, the rows outlive a crash."""
-        batch = self._run.store.read_json(f"search/batches/{batch_id:06d}.json")
+    async def score_batch(self, batch_id: int) -> dict[str, Any]:
+        """Score what the batch log names; once this returns, the rows outlive a crash.
+
+        Says how many were `scored`, and whether an evaluator was `idle` since the last batch.
+        """
+        if self._pool is None:  # made here, for it wants the actor's running event loop
+            self._pool = ScoringPool(
+                [RayEvaluator(name) for name in self._evaluators],
+                failed=self._failed,
+                timeout_s=self._timeout_s,
+            )
+        batch = self._store.read_json(f"search/batches/{batch_id:06d}.json")
         missing = [text for text in batch["candidates"] if text not in self._scored]
-        rows = await asyncio.gather(*(self._score(text) for text in missing))
+        rows = await self._pool.score(missing)
         for row in rows:
             row["batch_id"] = batch_id
         self._writer.write(rows)
         self._scored.update(missing)
         self._rows[batch_id] = rows
-        return len(rows)
+        return {"scored": len(rows), "idle": self._pool.was_idle()}
 
     def take_rows(self, batch_id: int) -> list[Row]:
         """The rows of a scored batch, once."""
         return self._rows.pop(batch_id, [])
 
-    async def _score(self, architecture: str) -> Row:
-        for attempt in range(1, ATTEMPTS + 1):
-            evaluator = await self._free.get()
-            try:
-                row: Row = await evaluator.score.remote(architecture)
-                return row
-            except RayActorError as error:
-                problem = error
-            finally:
-                self._free.put_nowait(evaluator)
-            await asyncio.sleep(attempt)
-        return self._lost(architecture, problem)
-
-    def _lost(self, architecture: str, problem: Exception) -> Row:
-        cost = self._run.cost_model.cost(Architecture.parse(architecture))
+    def _failed(self, architecture: str, error: str) -> Row:
         return {
             "architecture": architecture,
-            "val_loss_nats": None,
-            "masked_accuracy": None,
-            "num_params": cost.num_params,
-            "flops": cost.flops,
             "wall_s": 0.0,
             "supernet_version": self._version,
-            "error": f"{ATTEMPTS} evaluators died: {problem}",
+            "error": error,
         }
 
 
 DispatcherActor = ray.remote(Dispatcher)
-
-
-def evaluator_name(run: Run, number: int) -> str:
-    """The name of one evaluator of the pool."""
-    return actor_name(run, f"evaluator-{number}")
-
-
-def start_evaluators(run: Run, cluster: Cluster, checkpoint: str) -> list[Any]:
-    """One evaluator per slot, or as many as the settings ask for; waits until all are ready."""
-    count = cluster.workers(run.config.search.evaluators, setting="search.evaluators")
-    resources = cluster.slot_resources
-    evaluators = [
-        EvaluatorActor.options(
-            **actor_options(run, f"evaluator-{number}")
-            | {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
-        ).remote(run.store.uri, checkpoint)
-        for number in range(count)
-    ]
-    ray.get([evaluator.ready.remote() for evaluator in evaluators])
-    return evaluators

@@ -3,23 +3,31 @@
 Tune's cost is per trial, so a trial is a batch; the user's searcher sees single candidates.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
 from ray import tune
+from ray.exceptions import RayActorError
 from ray.tune.search import Searcher
 
+from evaluators.own_scorer import OwnScore
+from orchestrator.batch_size import BatchSize
 from orchestrator.candidates import CandidateStream
-from orchestrator.on_ray.actors import SuperNetActor, actor_options
+from orchestrator.on_ray.actors import EvaluatorActor, SuperNetActor
+from orchestrator.on_ray.batch_trial import BatchTrial
 from orchestrator.on_ray.cluster import Cluster
-from orchestrator.on_ray.dispatcher import DispatcherActor, start_evaluators
+from orchestrator.on_ray.dispatcher import DispatcherActor
+from orchestrator.on_ray.names import actor_name, actor_options
 from orchestrator.runs import Run
-from supernet.errors import StorageFailed
+from supernet.errors import MagicNasError, StorageFailed
 
 HEAD_NODE = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 """Trials only wait, so they take no CPU: on the head node, next to nothing of it."""
 TRIAL_FAILURES = 2
+WORTH_A_PROCESS_S = 5.0
+"""Where trials last this long, a further one at a time is worth starting a process for."""
 
 
 def search_on_ray(
@@ -28,24 +36,55 @@ def search_on_ray(
     stream: CandidateStream,
     *,
     checkpoint: str,
+    own: OwnScore | None,
     on_progress: Callable[[CandidateStream], None],
-) -> None:
-    """Score the stream's candidates with the checkpoint's weights.
+) -> float:
+    """Score the stream's candidates with the checkpoint's weights, or by a user's function.
+
+    Returns the most memory, in MiB, that the hidden states of an evaluator took.
 
     Raises:
         StorageFailed: if a batch could not be scored and kept; the same search goes on from there.
+        SearchFailing: if most children fail.
     """
-    supernet = SuperNetActor.options(**actor_options(run, "supernet")).remote(run.store.uri)
-    version = ray.get(supernet.publish.remote(checkpoint))
-    evaluators = start_evaluators(run, cluster, checkpoint)
-    dispatcher = DispatcherActor.options(
-        **actor_options(run, "dispatcher") | {"max_concurrency": 1000}
-    ).remote(run.store.uri, len(evaluators), version)
+    count = cluster.workers(run.config.search.evaluators, setting="search.evaluators")
+    dispatcher = start_dispatcher(run, evaluator_names(run, count), stream.supernet_version)
+    actors = [dispatcher]
+    if own is None and run.config.search.scorer is None:
+        supernet = SuperNetActor.options(**actor_options(run, "supernet")).remote(run.store.uri)
+        actors.append(supernet)
+        ray.get(supernet.publish.remote(checkpoint))
+    try:
+        evaluators = start_evaluators(run, cluster, checkpoint, own, count=count)
+        actors += evaluators
+        search_with(run, stream, dispatcher, evaluators=count, on_progress=on_progress)
+        return _peak_activation_mib(evaluators)
+    finally:
+        for actor in actors:
+            ray.kill(actor)
+
+
+def search_with(
+    run: Run,
+    stream: CandidateStream,
+    dispatcher: Any,
+    *,
+    evaluators: int,
+    on_progress: Callable[[CandidateStream], None],
+) -> None:
+    """Score the stream's candidates on the evaluators behind the dispatcher, so many.
+
+    Raises:
+        StorageFailed, SearchFailing: as `search_on_ray`.
+    """
     settings = run.config.search
+    open_size = BatchSize(
+        evaluators=evaluators, candidates=stream.total, in_flight=settings.in_flight
+    )
     searcher = BatchSearcher(
         stream,
         dispatcher,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size or open_size,
         in_flight=settings.in_flight,
         on_progress=on_progress,
     )
@@ -53,13 +92,50 @@ def search_on_ray(
         _tune(run, dispatcher, searcher)
     finally:
         run.store.delete("ray")
-        for actor in (*evaluators, dispatcher, supernet):
-            ray.kill(actor)
+    if searcher.stopped:
+        raise searcher.stopped
     if searcher.failed:
         raise StorageFailed(
             f"batches {searcher.failed} could not be scored; what was scored is kept: run the same "
             f"command again"
         )
+
+
+def evaluator_names(run: Run, count: int) -> list[str]:
+    """The names of the evaluators of the pool."""
+    return [actor_name(run, f"evaluator-{number}") for number in range(count)]
+
+
+def start_dispatcher(run: Run, evaluators: Sequence[str], version: str) -> Any:
+    """The dispatcher of a search; the evaluators need not be there yet."""
+    options = actor_options(run, "dispatcher") | {"max_concurrency": 1000}
+    return DispatcherActor.options(**options).remote(
+        run.store.uri, evaluators, version, run.config.search.timeout_s
+    )
+
+
+def start_evaluators(
+    run: Run, cluster: Cluster, checkpoint: str, own: OwnScore | None, *, count: int
+) -> list[Any]:
+    """So many evaluators, one per slot of the cluster; waits until all are ready."""
+    resources = cluster.slot_resources
+    evaluators = [
+        EvaluatorActor.options(
+            **actor_options(run, f"evaluator-{number}")
+            | {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
+        ).remote(run.store.uri, checkpoint, own)
+        for number in range(count)
+    ]
+    ray.get([evaluator.ready.remote() for evaluator in evaluators])
+    return evaluators
+
+
+def _peak_activation_mib(evaluators: Sequence[Any]) -> float:
+    peaks = [0.0]
+    for evaluator in evaluators:
+        with suppress(RayActorError):  # one that just died does not hold up the search's end
+            peaks.append(ray.get(evaluator.peak_activation_mib.remote()))
+    return max(peaks)
 
 
 def _tune(run: Run, dispatcher: Any, searcher: Searcher) -> None:
@@ -71,34 +147,10 @@ def _tune(run: Run, dispatcher: Any, searcher: Searcher) -> None:
             name="search",
             storage_path=str(run.store.local_path("ray")),
             failure_config=tune.FailureConfig(max_failures=TRIAL_FAILURES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,
         ),
     ).fit()
-
-
-class BatchTrial(tune.Trainable):  # type: ignore[misc]
-    """A Tune trial: one batch of children, scored by the evaluators behind the dispatcher."""
-
-    def setup(self, config: dict[str, Any], dispatcher: Any) -> None:
-        """Take the batch id, all that a trial's configuration holds."""
-        self._dispatcher = dispatcher
-        self._batch_id = config["batch_id"]
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Serve another batch in the same process."""
-        self._batch_id = new_config["batch_id"]
-        return True
-
-    def step(self) -> dict[str, Any]:
-        """Wait until the batch is scored and its rows are kept."""
-        scored = ray.get(self._dispatcher.score_batch.remote(self._batch_id))
-        return {"scored": scored, "done": True}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> None:
-        """Nothing to save: the batch log and the rows are the state."""
-
-    def load_checkpoint(self, checkpoint: Any) -> None:
-        """Nothing to load."""
 
 
 class BatchSearcher(Searcher):  # type: ignore[misc]
@@ -109,7 +161,7 @@ class BatchSearcher(Searcher):  # type: ignore[misc]
         stream: CandidateStream,
         dispatcher: Any,
         *,
-        batch_size: int,
+        batch_size: BatchSize | int,
         in_flight: int,
         on_progress: Callable[[CandidateStream], None],
     ) -> None:
@@ -120,22 +172,32 @@ class BatchSearcher(Searcher):  # type: ignore[misc]
         self._in_flight = in_flight
         self._on_progress = on_progress
         self._trials: dict[str, int] = {}
+        """Batch by trial."""
+        self._processes = 1
+        """That trials had at once so far."""
+        self._last_s = 0.0
+        """How long the trial took that ended last."""
         self.failed: list[int] = []
+        self.stopped: MagicNasError | None = None
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next batch; None while enough are in flight; FINISHED when all are asked.
 
         After a batch that could not be scored or kept no other goes out: the cause, such as a full
-        disk, would meet it too.
+        disk, would meet it too. Short trials follow each other in one process: Tune would start
+        another for a second one, and end it again when the first is free before it is up.
         """
-        if self.failed:
+        if self.failed or self.stopped:
             return str(Searcher.FINISHED)
-        if len(self._trials) >= self._in_flight:
+        enough = self._in_flight if self._last_s >= WORTH_A_PROCESS_S else self._processes
+        if len(self._trials) >= enough:
             return None
-        batch = self._stream.next_batch(self._batch_size)
+        size = self._batch_size
+        batch = self._stream.next_batch(size if isinstance(size, int) else size.size)
         if batch is None:
             return str(Searcher.FINISHED)
         self._trials[trial_id] = batch.batch_id
+        self._processes = max(self._processes, len(self._trials))
         return {"batch_id": batch.batch_id}
 
     def on_trial_complete(
@@ -143,10 +205,16 @@ class BatchSearcher(Searcher):  # type: ignore[misc]
     ) -> None:
         """Tell the user's searcher the scores of the batch."""
         batch_id = self._trials.pop(trial_id)
-        if error:
+        if error or result is None:
             self.failed.append(batch_id)
             return
-        self._stream.tell(batch_id, ray.get(self._dispatcher.take_rows.remote(batch_id)))
+        self._last_s = result["time_this_iter_s"]
+        if isinstance(self._batch_size, BatchSize):
+            self._batch_size.after(seconds=self._last_s, idle=result["idle"])
+        try:
+            self._stream.tell(batch_id, ray.get(self._dispatcher.take_rows.remote(batch_id)))
+        except MagicNasError as problem:  # raised once Tune has put its trials away
+            self.stopped = problem
         self._on_progress(self._stream)
 
     def save(self, checkpoint_path: str) -> None:

@@ -11,8 +11,9 @@ import ray.train
 import torch
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
-from orchestrator.on_ray.actors import PathSamplerActor, SuperNetActor, actor_options
+from orchestrator.on_ray.actors import PathSamplerActor, SuperNetActor
 from orchestrator.on_ray.cluster import Cluster
+from orchestrator.on_ray.names import actor_options
 from orchestrator.runs import Run
 from orchestrator.training import train_supernet
 from supernet import errors

@@ -7,7 +7,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search import Searcher
 
-from orchestrator.searchers import Metrics
+from orchestrator.objectives import Metrics, Objectives
 from supernet.errors import InvalidInput
 from supernet.space import Architecture, SearchSpace
 
@@ -21,21 +21,21 @@ class TuneSearcherAdapter:
     resumed search tells the earlier scores instead, where the searcher takes them.
 
     Args:
-        metric: what is searched for, and `mode` "min" or "max"; lists for several objectives;
-            none: the searcher's own, or else "val_loss_nats" and "min".
+        objectives: what is searched for, unless the searcher has a metric of its own.
     """
 
     def __init__(
         self,
         searcher: Any,
         space: SearchSpace,
-        metric: str | list[str] | None = None,
-        mode: str | list[str] | None = None,
+        objectives: Objectives,
     ) -> None:
         self._searcher = searcher
         self._layers = [f"layer_{number:02d}" for number in range(len(space.layers))]
-        self._metric = metric or searcher.metric or "val_loss_nats"
-        self._mode = mode or searcher.mode or "min"
+        names, modes = objectives.names, [mode for _, mode in objectives.modes]
+        several = len(names) > 1
+        self._metric: str | list[str] = searcher.metric or (names if several else names[0])
+        mode = searcher.mode or (modes if several else modes[0])
         self._trials: defaultdict[Architecture, list[str]] = defaultdict(list)
         self._asked = 0
         self._warned = False
@@ -43,7 +43,7 @@ class TuneSearcherAdapter:
             layer: tune.choice(list(names))
             for layer, names in zip(self._layers, space.layers, strict=True)
         }
-        if not searcher.set_search_properties(self._metric, self._mode, config):
+        if not searcher.set_search_properties(self._metric, mode, config):
             logger.warning(
                 "%s did not take the search space (set_search_properties returned False): it must "
                 "propose %s … by itself",

@@ -102,6 +102,11 @@ def test_a_key_or_value_that_breaks_a_rule_is_refused(
         ("train.align={interval: 0}", ["train.align.interval", "0"]),
         ("search.searcher.name=evolve", ["unknown searcher 'evolve'", "random, evolution"]),
         ("search.searcher={name: random, population: 3}", ["'random'", "'population'"]),
+        ("search.searcher={name: 'nowhere:Searcher'}", ["'nowhere:Searcher'", "nowhere"]),
+        ("search.objectives={joules: min}", ["search.objectives", "'joules'", "search.scorer"]),
+        ("search.objectives={}", ["search.objectives", "at least"]),
+        ("search.timeout_s=0", ["search.timeout_s", "greater than 0"]),
+        ("trackers=[{name: tensorbord}]", ["trackers are tensorboard", "'tensorbord'"]),
         ("search.searcher.sample=99", ["1 <= sample <= population", "sample=99"]),
         ("train.zero_stage=4", ["train.zero_stage", "less than or equal to 3", "got 4"]),
         ("user_code=/no/such/folder", ["user_code must be a folder", "/no/such/folder"]),
@@ -124,6 +129,7 @@ def test_an_operator_sampler_searcher_or_recipe_that_cannot_be_is_refused(
         ("num_params <= ", ["not allowed is the end", "position 14", "allowed are comparisons"]),
         ("num_params == 5", ["'num_params == 5'", "position 1", "allowed are comparisons"]),
         ("parameters <= 5", ["'parameters'", "did you mean 'num_params'?"]),
+        ("__import__('os').abort() < 5", ["__import__('os').abort()", "allowed are comparisons"]),
     ],
 )
 def test_limits_that_cannot_be_met_or_read_are_refused(
@@ -131,6 +137,32 @@ def test_limits_that_cannot_be_met_or_read_are_refused(
 ) -> None:
     message = refused(f"search.limits={json.dumps(limits)}")
     assert [word for word in words if word not in message] == []
+
+
+def test_latency_on_a_device_that_is_not_there_is_refused(refused: Callable[..., str]) -> None:
+    message = refused('search.limits="latency_ms <= 8"', "latency.device=cuda:9")
+    assert "latency.device must be a device of this machine, cpu" in message
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise RuntimeError('half written')", "half written"),
+        ("Searcher = 3", "must be a class"),
+        ("class Searcher:\n    def __init__(self, space, seed): pass", "lacks ask"),
+    ],
+)
+def test_a_module_that_gives_no_searcher_is_refused(
+    refused: Callable[..., str], tmp_path: Path, code: str, message: str
+) -> None:
+    name = f"searcher_{abs(hash(code))}"
+    (tmp_path / f"{name}.py").write_text(code)
+    sys.dont_write_bytecode, before = True, sys.dont_write_bytecode
+    try:
+        found = refused(f"user_code={tmp_path}", f"search.searcher={{name: '{name}:Searcher'}}")
+    finally:
+        sys.dont_write_bytecode = before
+    assert message in found
 
 
 def unreadable(folder: Path) -> Path:

@@ -18,6 +18,7 @@ from orchestrator.leaderboard import (
     wrap_architecture,
     write_leaderboard,
 )
+from orchestrator.objectives import Objectives
 from orchestrator.store import RunStore
 from supernet.errors import InvalidInput
 
@@ -76,7 +77,7 @@ def test_without_scores_the_leaderboard_is_empty_with_its_columns() -> None:
     board = build_leaderboard([])
     assert board.empty and board.columns[0] == "architecture"
     assert format_leaderboard(board) == "no child has been scored yet"
-    assert pareto_front(board).empty
+    assert pareto_front(board, PARETO).empty
 
 
 @pytest.mark.parametrize("rows", [[score("a-b", 5.0), score("a-a", 4.0, latency_ms=2.0)], []])
@@ -98,6 +99,7 @@ def test_a_damaged_leaderboard_is_told_apart(tmp_path: Path) -> None:
         load_leaderboard(tmp_path)
 
 
+PARETO = Objectives((("val_loss_nats", "min"), ("num_params", "min")))
 points = st.lists(st.tuples(st.integers(1, 6), st.integers(1, 6)), max_size=25)
 
 
@@ -109,15 +111,16 @@ def test_the_pareto_front_is_what_no_other_line_beats(pairs: list[tuple[int, int
         for index, (cost, loss) in enumerate(pairs)
         if not any(c <= cost and s <= loss and (c, s) != (cost, loss) for c, s in pairs)
     }
-    front = pareto_front(frame)
+    front = pareto_front(frame, PARETO)
     assert set(front.index) == expected
     assert front["num_params"].is_monotonic_increasing
     assert front["val_loss_nats"].is_monotonic_decreasing
 
 
-def test_the_pareto_front_takes_other_columns_and_drops_lines_without_a_value() -> None:
-    frame = pd.DataFrame({"flops": [1.0, 2.0, None], "error_rate": [0.5, 0.6, 0.1]})
-    assert list(pareto_front(frame, cost="flops", score="error_rate").index) == [0]
+def test_the_pareto_front_takes_what_is_large_and_drops_lines_without_a_value() -> None:
+    frame = pd.DataFrame({"flops": [1.0, 2.0, None, 3.0], "recall": [0.5, 0.6, 0.9, 0.5]})
+    front = pareto_front(frame, Objectives((("recall", "max"), ("flops", "min"))))
+    assert list(front.index) == [0, 1]
 
 
 @pytest.mark.parametrize("layers", [1, 8, 24])

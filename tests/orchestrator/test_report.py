@@ -19,7 +19,6 @@ from orchestrator.report import (
     describe_data,
     describe_result,
     duration,
-    params_limit,
     render,
     write_report,
 )
@@ -30,7 +29,8 @@ from supernet.errors import InvalidInput
 PNG = b"\x89PNG\r\n\x1a\n"
 PLOTS = {
     "supernet_loss",
-    "score_against_params",
+    "front",
+    "hypervolume",
     "best_so_far",
     "operator_frequency",
     "test_loss",
@@ -361,17 +361,50 @@ def test_a_summary_with_tokens_per_split_or_in_all_is_read() -> None:
     assert describe_data({}) == []
 
 
-@pytest.mark.parametrize(
-    ("limits", "expected"),
-    [
-        ("", None),
-        ("flops <= 2e8", None),
-        ("num_params <= 1.5e6 and flops <= 2e8", 1.5e6),
-        ("num_params<1_500_000 and num_params <= 2e6", 1.5e6),
-    ],
-)
-def test_the_limit_on_parameters_is_found(limits: str, expected: float | None) -> None:
-    assert params_limit(limits) == expected
+def test_a_search_for_several_metrics_of_a_users_own_has_a_front_of_those(tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "own")
+    search = {"objectives": {"error_rate": "min", "joules": "min", "recall": "max"}}
+    store.write_bytes("config.yaml", parse({"search": search}).to_yaml().encode())
+    store.row_writer("score").write([own_score(number) for number in range(30)])
+    page = " ".join(report_of(store).split())
+    assert "no other beats in error_rate and joules and recall, ten of them" in page
+    assert re.search(r"child models scored so far has a error_rate of 0;", page)
+    assert {"front", "hypervolume", "best_so_far"} <= {
+        name.removesuffix(".png") for name in store.names("plots")
+    }
+
+
+def own_score(number: int) -> dict[str, Any]:
+    return {
+        "architecture": "-".join(["attention", "conv3"][number >> bit & 1] for bit in range(5)),
+        "error_rate": float(number),
+        "joules": float(30 - number),
+        "recall": 0.5,
+        "wall_s": 0.1,
+        "supernet_version": "own",
+        "error": "ValueError" if number == 29 else None,
+    }
+
+
+def test_the_latency_table_is_shown_with_its_error(tmp_path: Path) -> None:
+    store = write_run(tmp_path / "timed", stages=3)
+    child = {"architecture": "a", "predicted_ms": 2.0, "measured_ms": 2.5}
+    store.write_json(
+        "latency.json",
+        {
+            "device": "cpu",
+            "settings": {"batch_size": 1, "threads": 1, "repeats": 30},
+            "sequence_length": 64,
+            "ends_ms": 1.25,
+            "operators_ms": {"attention": 0.75},
+            "held_out": [child],
+            "winners": [child | {"measured_ms": 2.0}],
+        },
+    )
+    page = " ".join(_Page(report_of(store)).text.split())
+    assert "random children by 20.0 % and of winners by 0.0 % (median)." in page
+    assert "attention0.750 stem and head1.250" in page
+    assert "latency.png" in store.names("plots")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from orchestrator.objectives import Objectives
 from orchestrator.searchers import RegularizedEvolution, as_ask_tell, build_searcher
 from supernet.errors import InvalidInput
 from supernet.space import Architecture, OperatorSpec, SearchSpace
@@ -48,6 +49,9 @@ CONTRACT = {
     "evolution": {"name": "evolution", "population": 6, "sample": 3},
     "user": {"name": f"{__name__}:Walk"},
     "tune": {"name": "user_searcher:Walk"},
+    "tpe": {"name": "optuna", "n_startup_trials": 5},
+    "nsga2": {"name": "optuna", "sampler": "nsga2", "population_size": 6},
+    "hyperopt": {"name": "hyperopt", "n_initial_points": 5},
 }
 STATEFUL = ("random", "evolution")
 
@@ -115,7 +119,7 @@ def test_a_saved_searcher_goes_on_as_if_nothing_had_been(name, at):
     assert list(play(restored, 14)) == undisturbed[at:]
 
 
-@pytest.mark.parametrize("name", STATEFUL)
+@pytest.mark.parametrize("name", [name for name in CONTRACT if name not in ("user", "tune")])
 def test_another_process_proposes_the_same(name):
     code = (
         "from orchestrator.searchers import build_searcher\n"
@@ -167,7 +171,7 @@ def test_evolution_changes_the_tournaments_winner_in_one_layer():
 
 @pytest.mark.parametrize(("mode", "parent"), [("min", "a0"), ("max", "a3")])
 def test_evolution_prefers_the_better_half(mode, parent):
-    searcher = evolution(sample=4, mode=mode)
+    searcher = evolution(sample=4, objectives=Objectives.of({"val_loss_nats": mode}))
     fill(searcher, UNIFORM)
     children = [searcher.ask() for _ in range(200)]
     best = sum(Architecture((parent,) * 4).distance(child) == 1 for child in children)
@@ -210,22 +214,26 @@ def test_evolution_works_where_there_is_no_choice():
 
 
 def test_a_metric_that_is_not_measured_is_refused():
-    for name in ("evolution", "user_searcher:Walk"):
-        searcher = build_searcher({"name": name, "metric": "latency_ms"}, SPACE, seed=0)
-        with pytest.raises(InvalidInput, match=r"one of \['flops'\], but got 'latency_ms'"):
+    objectives = Objectives.of({"latency_ms": "min"})
+    for settings in (
+        {"name": "evolution"},
+        {"name": "user_searcher:Walk", "metric": "latency_ms"},
+    ):
+        searcher = build_searcher(settings, SPACE, seed=0, objectives=objectives)
+        with pytest.raises(InvalidInput, match=r"\['flops'\], but got 'latency_ms'"):
             searcher.tell(searcher.ask(), {"flops": 1.0})
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"name": "tpe"}, "unknown searcher 'tpe'; known are random, evolution, or your own"),
+        ({"name": "tpe"}, "unknown searcher 'tpe'; known are random, evolution, optuna, hyper"),
         ({}, "unknown searcher 'None'"),
         ({"name": "nowhere:Searcher"}, "cannot load the searcher 'nowhere:Searcher'"),
         ({"name": "random", "depth": 3}, "'random' with settings {'depth': 3}"),
         ({"name": "evolution", "sample": 0}, "1 <= sample <= population must hold"),
         ({"name": "evolution", "sample": 60}, "sample=60, population=50"),
-        ({"name": "evolution", "mode": "low"}, "must be 'min' or 'max', but got 'low'"),
+        ({"name": "evolution", "mode": "max"}, "unexpected keyword argument 'mode'"),
         ({"name": f"{__name__}:Mute"}, "but Mute lacks tell"),
         ({"name": "user_searcher:Walk", "depth": 3}, "'user_searcher:Walk' with settings"),
         ({"name": "user_searcher:Walk", "mode": "low"}, "must be 'min' or 'max'"),
@@ -318,9 +326,31 @@ def test_a_factory_may_make_the_searcher():
     assert SPACE.contains(built(settings).ask())
 
 
-def test_optuna_searches():
-    pytest.importorskip("optuna", reason="Optuna is not installed")
+def test_ray_tunes_optuna_searches():
     settings = {"name": "ray.tune.search.optuna:OptunaSearch"}
     first = list(play(built(settings), 15))
     assert first == list(play(built(settings), 15))
     assert all(SPACE.contains(architecture) for architecture in first)
+
+
+@pytest.mark.parametrize(
+    ("modes", "sampler"),
+    [({"val_loss_nats": "min"}, "TPESampler"), ({"a": "min", "b": "max"}, "NSGAIISampler")],
+)
+def test_optuna_takes_the_sampler_that_fits_the_objectives(modes, sampler):
+    searcher = build_searcher({"name": "optuna"}, SPACE, seed=0, objectives=Objectives.of(modes))
+    assert type(searcher._study.sampler).__name__ == sampler
+    metrics = {name: float(number) for number, name in enumerate(modes)}
+    searcher.tell(searcher.ask(), metrics)
+    assert searcher._study.trials[0].values == [-1.0 * (mode == "max") for mode in modes.values()]
+
+
+def test_an_unknown_sampler_of_optuna_is_refused():
+    with pytest.raises(InvalidInput, match="one of tpe, nsga2, random, but got 'cma'"):
+        built({"name": "optuna", "sampler": "cma"})
+
+
+def test_a_library_that_is_not_installed_is_named(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(InvalidInput, match=r"pip install 'magic-nas\[hyperopt\]'"):
+        built({"name": "hyperopt"})

@@ -1,0 +1,157 @@
+"""Feeds evaluators that run side by side: chunks of children go out, their rows come back.
+
+What an evaluator is, an actor or something in this process, is its caller's business: no Ray here.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
+
+Row = dict[str, Any]
+
+ATTEMPTS = 3
+"""How often a child is given to an evaluator that dies of it, or beside it."""
+CHUNKS_AHEAD = 2
+"""A chunk is this fraction of an evaluator's share of what waits: early ones are large, so that
+children share prefixes, late ones small, so that all evaluators finish together."""
+
+
+class EvaluatorLost(Exception):
+    """An evaluator died or was cut off while it scored."""
+
+
+class PooledEvaluator(Protocol):
+    """One evaluator of the pool."""
+
+    async def score_together(self, architectures: Sequence[str]) -> list[Row]:
+        """A row per architecture.
+
+        Raises:
+            EvaluatorLost: if it died.
+        """
+        ...
+
+    async def revive(self) -> None:
+        """Wait until it can score again."""
+        ...
+
+    async def restart(self) -> None:
+        """Stop what it is doing, then `revive`."""
+        ...
+
+
+class ScoringPool:
+    """Scores children on evaluators side by side, whichever is free.
+
+    Args:
+        failed: makes the row of a child that no evaluator could score, from its error.
+        timeout_s: for each child of a chunk; None: for ever.
+    """
+
+    def __init__(
+        self,
+        evaluators: Sequence[PooledEvaluator],
+        *,
+        failed: Callable[[str, str], Row],
+        timeout_s: float | None = None,
+    ) -> None:
+        self._failed = failed
+        self._timeout_s = timeout_s
+        self._queue = _Queue(len(evaluators))
+        self._awaited: dict[str, asyncio.Future[Row]] = {}
+        self._attempts: Counter[str] = Counter()
+        self._work = asyncio.Event()
+        self._idle = False
+        self._servers = [asyncio.ensure_future(self._serve(one)) for one in evaluators]
+
+    async def score(self, architectures: Iterable[str]) -> list[Row]:
+        """A row per architecture, in their order."""
+        loop, texts = asyncio.get_running_loop(), list(architectures)
+        for text in texts:
+            self._awaited[text] = loop.create_future()
+        self._queue.put(texts)
+        self._work.set()
+        return list(await asyncio.gather(*(self._awaited[text] for text in texts)))
+
+    def was_idle(self) -> bool:
+        """Whether an evaluator that had worked waited for more since this was last asked."""
+        idle, self._idle = self._idle, False
+        return idle
+
+    async def _serve(self, evaluator: PooledEvaluator) -> None:
+        has_worked = False
+        try:
+            while True:
+                while not (chunk := self._queue.take()):
+                    self._idle |= has_worked
+                    self._work.clear()
+                    await self._work.wait()
+                await self._score(evaluator, chunk)
+                has_worked = True
+        except Exception as error:
+            for waiting in self._awaited.values():
+                if not waiting.done():
+                    waiting.set_exception(error)
+            self._awaited.clear()
+            raise
+
+    async def _score(self, evaluator: PooledEvaluator, chunk: list[str]) -> None:
+        limit = None if self._timeout_s is None else self._timeout_s * len(chunk)
+        try:
+            rows = await asyncio.wait_for(evaluator.score_together(chunk), limit)
+        except TimeoutError:
+            self._again(chunk, f"took longer than {self._timeout_s:g} s", alone_is_final=True)
+            await evaluator.restart()
+        except EvaluatorLost as error:
+            self._again(chunk, f"{ATTEMPTS} evaluators died: {error}")
+            await evaluator.revive()
+        else:
+            for text, row in zip(chunk, rows, strict=True):
+                self._done(text, row)
+
+    def _again(self, chunk: list[str], error: str, *, alone_is_final: bool = False) -> None:
+        """Give each child out again by itself, to find the one that is to blame."""
+        final = alone_is_final and len(chunk) == 1
+        for text in chunk:
+            self._attempts[text] += 1
+            if final or self._attempts[text] >= ATTEMPTS:
+                self._done(text, self._failed(text, error))
+            else:
+                self._queue.put_alone(text)
+        self._work.set()
+
+    def _done(self, text: str, row: Row) -> None:
+        self._attempts.pop(text, None)
+        self._awaited.pop(text).set_result(row)
+
+
+class _Queue:
+    """What waits: batches in the order they came, each sorted so that prefixes lie together."""
+
+    def __init__(self, evaluators: int) -> None:
+        self._evaluators = evaluators
+        self._batches: deque[deque[str]] = deque()
+        self._waiting = 0
+
+    def put(self, texts: Iterable[str]) -> None:
+        batch = deque(sorted(texts))
+        if batch:
+            self._batches.append(batch)
+            self._waiting += len(batch)
+
+    def put_alone(self, text: str) -> None:
+        self._batches.append(deque([text]))
+        self._waiting += 1
+
+    def take(self) -> list[str]:
+        """The next chunk, of one batch; empty where nothing waits."""
+        if not self._batches:
+            return []
+        batch = self._batches[0]
+        size = min(len(batch), -(-self._waiting // (CHUNKS_AHEAD * self._evaluators)))
+        chunk = [batch.popleft() for _ in range(size)]
+        self._waiting -= size
+        if not batch:
+            self._batches.popleft()
+        return chunk
