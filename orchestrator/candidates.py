@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from supernet.cost import CostModel
 
 FOLDER = "search/batches"
-ASK_TRIES = 200
+ASK_TRIES = 20
 """Useless suggestions in a row before a candidate is drawn uniformly instead."""
 LEAST_FAILURES = 10
 """Failed children before a search may be stopped for them."""

@@ -47,6 +47,7 @@ class ScoringPool:
     Args:
         failed: makes the row of a child that no evaluator could score, from its error.
         timeout_s: for each child of a chunk; None: for ever.
+        grace_s: added to a chunk's time, for the news that its evaluator died to come first.
     """
 
     def __init__(
@@ -55,9 +56,11 @@ class ScoringPool:
         *,
         failed: Callable[[str, str], Row],
         timeout_s: float | None = None,
+        grace_s: float = 0.0,
     ) -> None:
         self._failed = failed
         self._timeout_s = timeout_s
+        self._grace_s = grace_s
         self._queue = _Queue(len(evaluators))
         self._awaited: dict[str, asyncio.Future[Row]] = {}
         self._attempts: Counter[str] = Counter()
@@ -97,7 +100,7 @@ class ScoringPool:
             raise
 
     async def _score(self, evaluator: PooledEvaluator, chunk: list[str]) -> None:
-        limit = None if self._timeout_s is None else self._timeout_s * len(chunk)
+        limit = None if self._timeout_s is None else self._timeout_s * len(chunk) + self._grace_s
         try:
             rows = await asyncio.wait_for(evaluator.score_together(chunk), limit)
         except TimeoutError:

@@ -16,6 +16,9 @@ from ray.exceptions import RayActorError
 from orchestrator.scoring_pool import EvaluatorLost, Row, ScoringPool
 from orchestrator.store import RunStore
 
+DEATH_NEWS_S = 3.0
+"""Ray waits for a second before it tells that an actor died."""
+
 
 class RayEvaluator:
     """An evaluator actor as the pool knows it; Ray starts it again where it died."""
@@ -78,6 +81,7 @@ class Dispatcher:
                 [RayEvaluator(name) for name in self._evaluators],
                 failed=self._failed,
                 timeout_s=self._timeout_s,
+                grace_s=DEATH_NEWS_S,
             )
         batch = self._store.read_json(f"search/batches/{batch_id:06d}.json")
         missing = [text for text in batch["candidates"] if text not in self._scored]

@@ -399,7 +399,7 @@ def test_a_stuck_searcher_is_helped_out_by_uniform_candidates(store, caplog):
     stuck = Scripted(*["skip-skip-skip-skip"] * 5000)
     batch = stream_of(store, stuck).next_batch(4)
     assert len(set(batch.architectures)) == 4 and len(stuck.refused) == 3 * ASK_TRIES
-    assert "nothing new within the limits 200 times in a row" in caplog.text
+    assert "nothing new within the limits 20 times in a row" in caplog.text
 
 
 def test_a_searcher_that_has_no_more_ends_the_search_early(store, caplog):
