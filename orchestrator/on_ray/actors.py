@@ -13,7 +13,6 @@ from orchestrator.on_ray.names import actor_name
 if TYPE_CHECKING:
     from evaluators.evaluator import Evaluator
     from evaluators.own_scorer import OwnScore
-    from orchestrator.runs import Run
     from orchestrator.scoring import Scorer
     from supernet.sampler import Paths
 
@@ -74,7 +73,8 @@ class SuperNetHost:
 
     def weights(self, checkpoint: str) -> list[ray.ObjectRef]:
         """A reference, wrapped so that Ray does not fetch it, to the published weights."""
-        return [self._weights[self.publish(checkpoint)]]
+        version = self.publish(checkpoint)
+        return [self._weights[version]]
 
 
 class EvaluatorHost:
@@ -89,28 +89,43 @@ class EvaluatorHost:
         from orchestrator.scoring import own_scorer
 
         torch.set_num_threads(1)
-        run = Run.open(run_uri)
-        self._scorer: Scorer = own_scorer(run, own) or self._inherited(run, checkpoint)
+        self._run = Run.open(run_uri)
+        self._scorer: Scorer = own_scorer(self._run, own) or self._inherited(checkpoint)
 
-    @staticmethod
-    def _inherited(run: "Run", checkpoint: str) -> "Evaluator":
+    def _inherited(self, checkpoint: str) -> "Evaluator":
         import torch
 
         from evaluators.evaluator import Evaluator
+
+        weights, version = self._mapped(checkpoint)
+        return Evaluator(
+            self._run.space,
+            self._run.shape,
+            weights,
+            self._run.scoring_batches(),
+            version=version,
+            costs=self._run.cost_model,
+            device="cuda" if torch.cuda.is_available() else "cpu",
+        )
+
+    def _mapped(self, checkpoint: str) -> tuple[Any, str]:
+        """The published weights, read-only out of the object store, and their version."""
         from supernet.checkpoint import version_of
 
-        supernet = ray.get_actor(actor_name(run, "supernet"))
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        supernet = ray.get_actor(actor_name(self._run, "supernet"))
         (reference,) = ray.get(supernet.weights.remote(checkpoint))
-        return Evaluator(
-            run.space,
-            run.shape,
-            ray.get(reference),
-            run.scoring_batches(),
-            version=version_of(run.store, checkpoint),
-            costs=run.cost_model,
-            device=device,
-        )
+        return ray.get(reference), version_of(self._run.store, checkpoint)
+
+    def load(self, checkpoint: str) -> str:
+        """Score with another checkpoint's weights from now on; returns their version.
+
+        Weights that no evaluator maps any more leave the object store.
+        """
+        from evaluators.evaluator import Evaluator
+
+        assert isinstance(self._scorer, Evaluator), "a user's function scores without weights"
+        self._scorer.load(*self._mapped(checkpoint))
+        return self._scorer.version
 
     def ready(self) -> bool:
         """Answers once the weights are mapped."""
