@@ -217,6 +217,10 @@ class BatchSearcher(Searcher):  # type: ignore[misc]
             self.stopped = problem
         self._on_progress(self._stream)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles a searcher to restore it, which we never do."""
+        return {}
+
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the stream keeps its state with the batches."""
 

@@ -1,8 +1,10 @@
 """How many trials Tune gets at a time; no cluster is needed for that."""
 
+import multiprocessing
 from types import SimpleNamespace
 
 import pytest
+import ray
 from ray.tune.search import Searcher
 
 from orchestrator.batch_size import BatchSize
@@ -93,6 +95,12 @@ def test_a_search_that_fails_stops_and_keeps_why(searcher_of):
     searcher.on_trial_complete("first", done(0.1))
     assert isinstance(searcher.stopped, SearchFailing)
     assert searcher.suggest("next") == Searcher.FINISHED
+
+
+def test_tune_may_pickle_it_whatever_shows_progress(searcher_of):
+    searcher = searcher_of(Stream(1))
+    searcher._on_progress = multiprocessing.Queue().put
+    ray.cloudpickle.dumps(searcher)
 
 
 def test_when_all_are_asked_the_search_is_finished(searcher_of):
