@@ -5,6 +5,7 @@ Bad input ends with exit code 2 and a message; nothing heavy is imported before 
 
 import argparse
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
     options = _parser().parse_args(arguments)
+    if getattr(options, "local", False):
+        options.address = None
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("orchestrator").setLevel(logging.INFO)
     from supernet.errors import InvalidInput, MagicNasError
@@ -128,7 +131,9 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 def _add_where(command: argparse.ArgumentParser) -> None:
     where = command.add_mutually_exclusive_group()
     where.add_argument(
-        "--address", help='a running Ray cluster ("auto", "host:6379"); default: start a local one'
+        "--address",
+        default=os.environ.get("RAY_ADDRESS"),
+        help='a running Ray cluster ("auto", "host:6379"); default: $RAY_ADDRESS, or a local one',
     )
     where.add_argument(
         "--local", action="store_true", help="one process without Ray, for small tries"
