@@ -122,7 +122,7 @@ def measure(case: Case, kind: str, stage: int, wanted: Weights, control: float) 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         mp.spawn(_worker, args=(case, kind, stage, folder), nprocs=WORKERS)  # type: ignore[attr-defined,no-untyped-call]
-        found = [torch.load(folder / f"{rank}.pt") for rank in range(WORKERS)]
+        found = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(WORKERS)]
     failed = [one["failed"] for one in found if "failed" in one]
     if failed:
         return {"failed": failed[0]}

@@ -11,6 +11,7 @@ from typing import Annotated, Any, get_args
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
+from orchestrator.credentials import refuse_in_settings
 from orchestrator.objectives import Mode
 from supernet.errors import InvalidInput
 from supernet.settings import (
@@ -141,8 +142,10 @@ def parse(values: Mapping[str, Any]) -> Config:
     """Validate plain values, as YAML gives them.
 
     Raises:
-        InvalidInput: naming every key that breaks a rule, its value, and the nearest known key.
+        InvalidInput: naming every key that breaks a rule, its value, and the nearest known key;
+            or a setting that holds a password.
     """
+    refuse_in_settings(values)
     try:
         return Config.model_validate(values)
     except ValidationError as error:

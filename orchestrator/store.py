@@ -12,6 +12,7 @@ from typing import Any
 
 from pyarrow import fs
 
+from orchestrator.credentials import refuse_in_uri
 from supernet.errors import InvalidInput, StorageFailed
 
 _PART = re.compile(
@@ -28,6 +29,7 @@ class RunStore:
 
     def __init__(self, root: str | Path) -> None:
         text = str(root)
+        refuse_in_uri(text)
         remote = "://" in text
         self._files: Any = fs.FileSystem.from_uri(text)[0] if remote else fs.LocalFileSystem()
         self._root: str = fs.FileSystem.from_uri(text)[1] if remote else os.path.abspath(text)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from supernet.data.packed import PackedDataset
 from supernet.data.summary import DataSummary, check_batch
+from supernet.errors import InvalidInput
 
 UNIGRAMS_FILE = "train_unigrams.npy"
 _TRAIN_MASKS, _EVAL_MASKS, _ORDER = 1, 2, 3
@@ -213,7 +214,13 @@ def target_unigram_nats(
 
 
 def _log_unigrams(folder: Path, summary: DataSummary) -> NDArray[np.float64]:
-    counts = np.load(folder / UNIGRAMS_FILE, allow_pickle=False).astype(np.float64) + 1.0
+    path = folder / UNIGRAMS_FILE
+    try:
+        counts = np.load(path, allow_pickle=False).astype(np.float64) + 1.0
+    except (OSError, ValueError) as error:
+        raise InvalidInput(
+            f"{path} is damaged ({error}): put back what the data stage wrote, or start another run"
+        ) from None
     counts[list(summary.special_ids)] = 0.0
     with np.errstate(divide="ignore"):
         log_probs: NDArray[np.float64] = np.log(counts / counts.sum())
