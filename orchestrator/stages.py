@@ -82,16 +82,17 @@ class RayWorkers:
     """On a Ray cluster."""
 
     def __init__(self, cluster: Any) -> None:
+        from orchestrator.on_ray import metrics
         from orchestrator.on_ray.retraining import retrain_on_ray
         from orchestrator.on_ray.search import search_on_ray
         from orchestrator.on_ray.training import train_on_ray
 
-        self._cluster = cluster
+        self._cluster, self._metrics = cluster, metrics
         self._train, self._search, self._retrain = train_on_ray, search_on_ray, retrain_on_ray
 
     def train(self, run: Run, on_progress: Callable[[dict[str, Any]], None]) -> None:
         """See `orchestrator.on_ray.training`."""
-        self._train(run, self._cluster, on_progress)
+        self._train(run, self._cluster, self._metrics.with_training(run, on_progress))
 
     def search(
         self,
@@ -103,8 +104,9 @@ class RayWorkers:
         on_progress: Callable[[CandidateStream], None],
     ) -> float:
         """See `orchestrator.on_ray.search`."""
+        show = self._metrics.with_search(run, on_progress)
         return self._search(
-            run, self._cluster, stream, checkpoint=checkpoint, own=own, on_progress=on_progress
+            run, self._cluster, stream, checkpoint=checkpoint, own=own, on_progress=show
         )
 
     def retrain(
@@ -114,7 +116,8 @@ class RayWorkers:
         on_progress: Callable[[str, dict[str, Any]], None],
     ) -> None:
         """See `orchestrator.on_ray.retraining`."""
-        self._retrain(run, self._cluster, models, on_progress)
+        show = self._metrics.with_retraining(run, models, on_progress)
+        self._retrain(run, self._cluster, models, show)
 
 
 @contextmanager

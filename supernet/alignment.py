@@ -39,6 +39,8 @@ class Anchor:
     previous: Architecture | None = None
     previous_loss_nats: float | None = None
     """Of the anchor that it replaced, on the same batch."""
+    changes: int = 0
+    """How many anchors came before it."""
 
     def to_row(self) -> dict[str, Any]:
         """Plain values, for rows and manifests."""
@@ -129,6 +131,7 @@ class Anchors:
         losses: list[float],
     ) -> Anchor | None:
         loss_before = losses[0] if before else None
+        changes = self.current.changes + 1 if self.current else 0
         rated = zip(losses[1 if before else 0 :], rivals, strict=True)
         finite = [(loss, path) for loss, path in rated if math.isfinite(loss)]
         if not finite:
@@ -136,7 +139,7 @@ class Anchors:
         loss, best = min(finite, key=lambda found: found[0])
         if loss_before is not None and loss >= loss_before:
             return None
-        self.current = Anchor(step, best, loss, before, loss_before)
+        self.current = Anchor(step, best, loss, before, loss_before, changes)
         return self.current
 
 

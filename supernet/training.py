@@ -34,7 +34,10 @@ class Observer(Protocol):
     """Who is told how training goes; called on the first worker alone."""
 
     def on_interval(self, row: dict[str, Any]) -> None:
-        """Every LOG_STEPS steps: step, loss_nats, alignment_loss, learning_rate, tokens_per_s."""
+        """Every LOG_STEPS steps: step, loss_nats, alignment_loss, learning_rate, tokens_per_s.
+
+        With an anchor also anchor_changes, how often it has changed so far.
+        """
         ...
 
     def on_checkpoint(self, news: "News") -> None:
@@ -204,11 +207,15 @@ class Loop:
         interval.add(loss_nats, alignment_loss, tokens)
         if step % LOG_STEPS and step != self._job.settings.steps:
             return
-        row = {"step": step, "learning_rate": rate, **interval.means()}
+        row = {"step": step, "learning_rate": rate, **interval.means(), **self._anchor_changes()}
         self._since_row = _Interval()
         self._rows.append(row)
         if self._engine.rank == 0:
             self._observer.on_interval(row)
+
+    def _anchor_changes(self) -> dict[str, int]:
+        anchor = self._job.anchors and self._job.anchors.current
+        return {"anchor_changes": anchor.changes} if anchor else {}
 
     def checkpoint_due(self, step: int) -> bool:
         """Whether a checkpoint is due, by steps, by minutes, or because training ends."""

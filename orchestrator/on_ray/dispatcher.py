@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayActorError
 
+from orchestrator.on_ray.metrics import ScoringMetrics
 from orchestrator.scoring_pool import EvaluatorLost, Row, ScoringPool
 from orchestrator.store import RunStore
 
@@ -23,15 +24,18 @@ DEATH_NEWS_S = 3.0
 class RayEvaluator:
     """An evaluator actor as the pool knows it; Ray starts it again where it died."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, metrics: ScoringMetrics) -> None:
         self._actor = ray.get_actor(name)
+        self._metrics = metrics
 
     async def score_together(self, architectures: Sequence[str]) -> list[Row]:
         """A row per architecture."""
-        try:
-            rows: list[Row] = await self._actor.score_together.remote(architectures)
-        except RayActorError as error:
-            raise EvaluatorLost(str(error)) from error
+        with self._metrics.given_out(architectures):
+            try:
+                rows: list[Row] = await self._actor.score_together.remote(architectures)
+            except RayActorError as error:
+                raise EvaluatorLost(str(error)) from error
+        self._metrics.count(rows)
         return rows
 
     async def revive(self) -> None:
@@ -39,6 +43,7 @@ class RayEvaluator:
         while True:
             try:
                 await self._actor.ready.remote()
+                self._metrics.count_restart()
                 return
             except RayActorError:
                 await asyncio.sleep(1)
@@ -63,6 +68,7 @@ class Dispatcher:
         self, run_uri: str, evaluators: Sequence[str], version: str, timeout_s: float | None
     ) -> None:
         self._store = RunStore(run_uri)
+        self._metrics = ScoringMetrics(self._store.name)
         self._evaluators = evaluators
         self._version = version
         self._timeout_s = timeout_s
@@ -78,13 +84,14 @@ class Dispatcher:
         """
         if self._pool is None:  # made here, for it wants the actor's running event loop
             self._pool = ScoringPool(
-                [RayEvaluator(name) for name in self._evaluators],
+                [RayEvaluator(name, self._metrics) for name in self._evaluators],
                 failed=self._failed,
                 timeout_s=self._timeout_s,
                 grace_s=DEATH_NEWS_S,
             )
         batch = self._store.read_json(f"search/batches/{batch_id:06d}.json")
         missing = [text for text in batch["candidates"] if text not in self._scored]
+        self._metrics.asked(missing)
         rows = await self._pool.score(missing)
         for row in rows:
             row["batch_id"] = batch_id
@@ -98,12 +105,14 @@ class Dispatcher:
         return self._rows.pop(batch_id, [])
 
     def _failed(self, architecture: str, error: str) -> Row:
-        return {
+        row = {
             "architecture": architecture,
             "wall_s": 0.0,
             "supernet_version": self._version,
             "error": error,
         }
+        self._metrics.count([row])
+        return row
 
 
 DispatcherActor = ray.remote(Dispatcher)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+os.makedirs("/tmp/ray", exist_ok=True)  # Ray's Cluster writes its address there, wherever it lies
+
 
 @pytest.fixture(scope="session")
 def cluster_address() -> Iterator[str]:

@@ -138,7 +138,7 @@ def test_the_anchor_changes_only_for_a_better_score_on_the_same_batch(loss, chan
     assert calls[0][0] == [ANCHOR, CHILD]
     assert (found.current.architecture == CHILD) == changes
     if changes:
-        assert found.current == Anchor(10, CHILD, loss, ANCHOR, 1.0)
+        assert found.current == Anchor(10, CHILD, loss, ANCHOR, 1.0, changes=1)
 
 
 @pytest.mark.parametrize(
@@ -180,7 +180,7 @@ def test_comparisons_come_every_interval_on_held_out_batches_in_turn():
 
 def test_an_anchor_survives_its_row():
     found = anchors()
-    anchor = Anchor(7, CHILD, 1.5, ANCHOR, 1.75)
+    anchor = Anchor(7, CHILD, 1.5, ANCHOR, 1.75, changes=3)
     found.resume(anchor.to_row())
     assert found.current == anchor
     found.resume(None)
