@@ -43,6 +43,15 @@ class SuperNetHost:
         self._weights: dict[str, ray.ObjectRef] = {}
         self._progress: dict[str, Any] = {}
         self._failure: tuple[str, str] | None = None
+        self._training_nodes: list[str] = []
+
+    def placed(self, nodes: list[str]) -> None:
+        """Take the nodes on which training workers are, by rank; none: they are stopped."""
+        self._training_nodes = nodes
+
+    def training_nodes(self) -> list[str]:
+        """Those nodes."""
+        return self._training_nodes
 
     def report(self, row: dict[str, Any]) -> None:
         """Take the training log's newest interval."""

@@ -2,6 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
 if TYPE_CHECKING:
     from orchestrator.runs import Run
 
@@ -18,3 +21,11 @@ def actor_options(run: "Run", role: str) -> dict[str, Any]:
     outlive the driver's memory of them.
     """
     return {"name": actor_name(run, role), "num_cpus": 0, "max_restarts": -1}
+
+
+def beside_driver() -> dict[str, Any]:
+    """Of an actor that the driver cannot do without: it lives on the driver's node, which is not
+    lost before the driver is. A soft wish is not heeded where that node is busy.
+    """
+    node_id = ray.get_runtime_context().get_node_id()
+    return {"scheduling_strategy": NodeAffinitySchedulingStrategy(node_id, soft=False)}

@@ -19,7 +19,7 @@ from orchestrator.on_ray.actors import EvaluatorActor, SuperNetActor
 from orchestrator.on_ray.batch_trial import BatchTrial
 from orchestrator.on_ray.cluster import Cluster
 from orchestrator.on_ray.dispatcher import DispatcherActor
-from orchestrator.on_ray.names import actor_name, actor_options
+from orchestrator.on_ray.names import actor_name, actor_options, beside_driver
 from orchestrator.runs import Run
 from supernet.errors import MagicNasError, StorageFailed
 
@@ -51,7 +51,9 @@ def search_on_ray(
     dispatcher = start_dispatcher(run, evaluator_names(run, count), stream.supernet_version)
     actors = [dispatcher]
     if own is None and run.config.search.scorer is None:
-        supernet = SuperNetActor.options(**actor_options(run, "supernet")).remote(run.store.uri)
+        supernet = SuperNetActor.options(
+            **actor_options(run, "supernet"), **beside_driver()
+        ).remote(run.store.uri)
         actors.append(supernet)
         ray.get(supernet.publish.remote(checkpoint))
     try:
@@ -108,7 +110,7 @@ def evaluator_names(run: Run, count: int) -> list[str]:
 
 def start_dispatcher(run: Run, evaluators: Sequence[str], version: str) -> Any:
     """The dispatcher of a search; the evaluators need not be there yet."""
-    options = actor_options(run, "dispatcher") | {"max_concurrency": 1000}
+    options = actor_options(run, "dispatcher") | beside_driver() | {"max_concurrency": 1000}
     return DispatcherActor.options(**options).remote(
         run.store.uri, evaluators, version, run.config.search.timeout_s
     )

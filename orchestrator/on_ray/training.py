@@ -9,11 +9,12 @@ from typing import Any
 import ray
 import ray.train
 import torch
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.train.torch import TorchTrainer, get_device
 
 from orchestrator.on_ray.actors import PathSamplerActor, SuperNetActor
 from orchestrator.on_ray.cluster import Cluster
-from orchestrator.on_ray.names import actor_options
+from orchestrator.on_ray.names import actor_options, beside_driver
+from orchestrator.on_ray.process_group import ProcessGroup
 from orchestrator.runs import Run
 from orchestrator.training import train_supernet
 from supernet import errors
@@ -34,8 +35,12 @@ def train_on_ray(run: Run, cluster: Cluster, on_progress: Callable[[dict[str, An
         MagicNasError: what a worker could not mend.
     """
     workers = num_training_workers(run, cluster)
-    supernet = SuperNetActor.options(**actor_options(run, "supernet")).remote(run.store.uri)
-    sampler = PathSamplerActor.options(**actor_options(run, "sampler")).remote(run.store.uri)
+    supernet = SuperNetActor.options(**actor_options(run, "supernet"), **beside_driver()).remote(
+        run.store.uri
+    )
+    sampler = PathSamplerActor.options(**actor_options(run, "sampler"), **beside_driver()).remote(
+        run.store.uri
+    )
     trainer = TorchTrainer(
         _worker,
         train_loop_config={"run": run.store.uri, "supernet": supernet, "sampler": sampler},
@@ -44,7 +49,7 @@ def train_on_ray(run: Run, cluster: Cluster, on_progress: Callable[[dict[str, An
             use_gpu=cluster.use_gpu,
             resources_per_worker=cluster.slot_resources,
         ),
-        torch_config=TorchConfig(backend="nccl" if cluster.use_gpu else "gloo"),
+        torch_config=ProcessGroup(backend="nccl" if cluster.use_gpu else "gloo", watcher=supernet),
         run_config=ray.train.RunConfig(
             name="train",
             storage_path=str(run.store.local_path("ray")),
