@@ -62,6 +62,7 @@ def run(
     """
     check_before_start(config, local=local, address=address, own=scorer is not None)
     store = RunStore(out)
+    store.check_writable()
     _refuse_other_configuration(store, config)
     this = Run(store, config)
     if stages.scores_own(this, scorer):

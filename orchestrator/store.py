@@ -1,44 +1,63 @@
 """The run's folder: every file of a run is read and written through one `RunStore`.
 
 Files are written whole or not at all. Rows are immutable parts, for object stores cannot append.
+Where the storage cannot be reached or refuses, every call raises `StorageFailed`.
 """
 
 import json
 import os
 import re
-from collections.abc import Iterable
+import secrets
+import socket
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from pyarrow import fs
 
-from orchestrator.credentials import refuse_in_uri
-from supernet.errors import InvalidInput, StorageFailed
+from orchestrator.filesystems import open_place
+from supernet.errors import InvalidInput, MagicNasError, StorageFailed
 
+READERS = 16
+"""Files that are read from an object store at once, for each costs a round trip."""
 _PART = re.compile(
     r"(?P<kind>[a-z_]+)-(?P<label>[a-z0-9_]*?)(?P<writer>\d{4})-(?P<number>\d{6})\.jsonl\Z"
 )
 
 
 class RunStore:
-    """A folder on a local or shared disk, or on an object store by its URI (`s3://…`).
+    """A folder on a local or shared disk, or on an object store by its URI (`s3://…`, `gs://…`).
 
     Args:
-        root: a path or a URI that pyarrow's file systems know.
+        root: a path or a URI; see `orchestrator.filesystems`.
+
+    Raises:
+        InvalidInput: if it names no folder that could be used.
     """
 
     def __init__(self, root: str | Path) -> None:
-        text = str(root)
-        refuse_in_uri(text)
-        remote = "://" in text
-        self._files: Any = fs.FileSystem.from_uri(text)[0] if remote else fs.LocalFileSystem()
-        self._root: str = fs.FileSystem.from_uri(text)[1] if remote else os.path.abspath(text)
-        self.uri = text if remote else self._root
+        place = open_place(str(root))
+        self._files, self._root, self.uri = place.files, place.root, place.uri
 
     @property
     def name(self) -> str:
         """The run's name: the last part of its folder."""
-        return self._root.rstrip("/").rsplit("/", 1)[-1]
+        return self._root.rpartition("/")[2]
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether it is a folder of paths, rather than on an object store."""
+        return isinstance(self._files, fs.LocalFileSystem)
+
+    def uri_of(self, name: str) -> str:
+        """What a person calls a file of the run, without the options of the storage."""
+        return f"{self.uri.partition('?')[0]}/{name}"
+
+    def place(self, name: str) -> tuple[Any, str]:
+        """The file system and a folder's path on it, for libraries that take the two."""
+        return self._files, self._full(name)
 
     def local_path(self, name: str = "") -> Path:
         """Where a file lies on this machine, for libraries that read and write paths.
@@ -46,15 +65,39 @@ class RunStore:
         Raises:
             InvalidInput: if the run's folder is not on a disk.
         """
-        if not isinstance(self._files, fs.LocalFileSystem):
+        if not self.on_disk:
             raise InvalidInput(
                 f"this needs a run's folder on a local or shared disk, but got {self.uri}"
             )
         return Path(self._full(name))
 
+    def check_writable(self) -> None:
+        """Write a small file, read it back and remove it; no folder is left that was not there.
+
+        Raises:
+            InvalidInput: if any of it is refused.
+        """
+        name, data = f".probe-{socket.gethostname()}-{secrets.token_hex(8)}", b"magic-nas"
+        try:
+            with self._no_new_folders():
+                self.write_bytes(name, data)
+                try:
+                    if self.read_bytes(name) != data:
+                        raise StorageFailed("what was written is not what is read")
+                finally:
+                    self.delete(name)
+        except (MagicNasError, OSError) as error:
+            raise InvalidInput(
+                f"a run's folder must be on storage that every node can write, read and delete "
+                f"on, but on {socket.gethostname()} {self.uri} is not: "
+                f"{error.__cause__ or error}; name another folder, or mend its address, bucket or "
+                f"permissions, or the node's credentials"
+            ) from None
+
     def exists(self, name: str = "") -> bool:
         """Whether the file or folder is there."""
-        return bool(self._files.get_file_info(self._full(name)).type != fs.FileType.NotFound)
+        with self._reaching(name):
+            return bool(self._files.get_file_info(self._full(name)).type != fs.FileType.NotFound)
 
     def names(self, folder: str) -> list[str]:
         """Names of what lies directly in a folder, sorted; none where there is no folder.
@@ -64,7 +107,8 @@ class RunStore:
         """
         selector = fs.FileSelector(self._full(folder), allow_not_found=True)
         try:
-            found = self._files.get_file_info(selector)
+            with self._reaching(folder):
+                found = self._files.get_file_info(selector)
         except NotADirectoryError:
             raise InvalidInput(
                 f"{self._full(folder)} must be a folder, but is a file: name another with --out"
@@ -75,32 +119,32 @@ class RunStore:
         """A file's content.
 
         Raises:
-            InvalidInput: if it cannot be read.
+            InvalidInput: if there is no such file, or its disk cannot read it.
         """
         try:
-            with self._files.open_input_stream(self._full(name)) as stream:
+            with self._reaching(name), self._files.open_input_stream(self._full(name)) as stream:
                 return bytes(stream.read())
         except OSError as error:
             raise InvalidInput(f"cannot read {name} in the run {self.uri}: {error}") from error
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Write a file whole: under another name first where the storage can rename.
+        """Write a file whole: under another name first on a disk; object stores do as much.
 
         Raises:
             StorageFailed: if the storage refuses; the file is then as it was before.
         """
         path = self._full(name)
         folder, _, base = path.rpartition("/")
-        local = isinstance(self._files, fs.LocalFileSystem)
-        part = f"{folder}/.{base}.{os.getpid()}.part" if local else path
+        part = f"{folder}/.{base}.{os.getpid()}.part" if self.on_disk else path
         try:
-            self._files.create_dir(folder, recursive=True)
+            if self.on_disk:
+                self._files.create_dir(folder, recursive=True)
             with self._files.open_output_stream(part) as stream:
                 stream.write(data)
-            if local:
+            if self.on_disk:
                 os.replace(part, path)
         except OSError as error:
-            if local:
+            if self.on_disk:
                 Path(part).unlink(missing_ok=True)
             raise StorageFailed(
                 f"cannot write {name} ({len(data)} bytes) to {self.uri}: {error}; what was written "
@@ -125,11 +169,12 @@ class RunStore:
 
     def delete(self, name: str) -> None:
         """Remove a file or a folder with all that it holds; nothing where it is not there."""
-        info = self._files.get_file_info(self._full(name))
-        if info.type == fs.FileType.Directory:
-            self._files.delete_dir(self._full(name))
-        elif info.type == fs.FileType.File:
-            self._files.delete_file(self._full(name))
+        with self._reaching(name):
+            info = self._files.get_file_info(self._full(name))
+            if info.type == fs.FileType.Directory:
+                self._files.delete_dir(self._full(name))
+            elif info.type == fs.FileType.File:
+                self._files.delete_file(self._full(name))
 
     def row_writer(self, kind: str, label: str = "") -> "RowWriter":
         """A new writer of rows of one kind ("score", "train", …); its number is not yet in use.
@@ -141,15 +186,41 @@ class RunStore:
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
         """All rows of one kind, in the order in which they were written."""
-        return [
-            json.loads(line)
-            for part in self._parts(kind)
-            for line in self.read_bytes(f"rows/{part.string}").splitlines()
-        ]
+        names = [f"rows/{part.string}" for part in self._parts(kind)]
+        with ThreadPoolExecutor(1 if self.on_disk else READERS) as pool:
+            texts = list(pool.map(self.read_bytes, names))
+        return [json.loads(line) for text in texts for line in text.splitlines()]
 
     def _parts(self, kind: str) -> Iterable[re.Match[str]]:
         matches = (_PART.match(name) for name in self.names("rows"))
         return [match for match in matches if match and match["kind"] == kind]
+
+    @contextmanager
+    def _reaching(self, name: str) -> Iterator[None]:
+        """Turns what an object store raises, unless the file is not there, to `StorageFailed`."""
+        try:
+            yield
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if self.on_disk:
+                raise
+            raise StorageFailed(
+                f"cannot reach {name or 'the folder'} in the run {self.uri}: {error}; what was "
+                f"written before is intact: mend the access, then run the same command again"
+            ) from error
+
+    @contextmanager
+    def _no_new_folders(self) -> Iterator[None]:
+        """Removes folders on a disk that came in the meantime and are empty."""
+        folder = Path(self._root)
+        made = [path for path in (folder, *folder.parents) if self.on_disk and not path.exists()]
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                for path in made:
+                    path.rmdir()
 
     def _full(self, name: str) -> str:
         return f"{self._root}/{name}" if name else self._root

@@ -10,8 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.object_store import CREDENTIALS, s3_server
+
 # Before PyTorch starts its threads, here and in subprocesses: sums in another order differ in bits.
 os.environ["OMP_NUM_THREADS"] = "1"
+
+os.environ.update(CREDENTIALS)  # Ray's workers have what was there before the cluster started
 
 SENTENCE = "the a cat dog sees hears runs sleeps over under red small house tree and then"
 CONFIG = """\
@@ -96,6 +100,13 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory, trained_run: Path) ->
     shutil.copytree(trained_run, out)
     run(load_config(out / "config.yaml"), out=out, local=True)
     return out
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """An object store; a run's URI there is this with `.format(folder)`."""
+    with s3_server(tmp_path_factory.mktemp("s3") / "server.log") as uri:
+        yield uri
 
 
 @pytest.fixture
