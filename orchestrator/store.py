@@ -79,6 +79,7 @@ class RunStore:
         """
         name, data = f".probe-{socket.gethostname()}-{secrets.token_hex(8)}", b"magic-nas"
         try:
+            self.names("")
             with self._no_new_folders():
                 self.write_bytes(name, data)
                 try:
@@ -86,6 +87,8 @@ class RunStore:
                         raise StorageFailed("what was written is not what is read")
                 finally:
                     self.delete(name)
+        except InvalidInput:
+            raise
         except (MagicNasError, OSError) as error:
             raise InvalidInput(
                 f"a run's folder must be on storage that every node can write, read and delete "

@@ -91,5 +91,5 @@ def test_an_endpoint_that_never_answers_is_given_up(monkeypatch: pytest.MonkeyPa
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInput, match="every node can write, read and delete"):
+    with pytest.raises(InvalidInput, match="must be a folder, but is a file|every node can write"):
         RunStore(tmp_path / "file" / "run").check_writable()
