@@ -4,12 +4,14 @@ Bad input ends with exit code 2 and a message; nothing heavy is imported before 
 """
 
 import argparse
-import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from types import FrameType
+
+from orchestrator.log_lines import log_to_stderr
+from orchestrator.progress import quieten_bars
 
 EXAMPLE = """\
 example:
@@ -40,8 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     if getattr(options, "local", False):
         options.address = None
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("orchestrator").setLevel(logging.INFO)
+    log_to_stderr()
+    quieten_bars()
     from supernet.errors import InvalidInput, MagicNasError
 
     signal.signal(signal.SIGTERM, _interrupt)

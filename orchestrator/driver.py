@@ -16,6 +16,7 @@ from evaluators.own_scorer import OwnScore
 from orchestrator import stages
 from orchestrator.config import Config, parse
 from orchestrator.lease import LEASE, hold_lease
+from orchestrator.log_lines import lines_of
 from orchestrator.runinfo import describe, is_finished, stage_record
 from orchestrator.runs import CONFIG, Run
 from orchestrator.searchers import AskTell
@@ -69,7 +70,7 @@ def run(
         only = [stage for stage in only if stage != "train"]
     todo = [stage for stage in STAGES if stage in only and not is_finished(store, stage)]
     _refuse_missing_stage(store, only, todo, own=stages.scores_own(this, scorer))
-    with _nothing_left_behind(store), hold_lease(store):
+    with lines_of(store.name, "start"), _nothing_left_behind(store), hold_lease(store):
         if todo:
             store.write_bytes(CONFIG, config.to_yaml().encode())
             describe(store, seed=config.seed)
@@ -146,7 +147,7 @@ def _once(this: Run, stage: str, work: Callable[[], None]) -> None:
     if is_finished(this.store, stage):
         logger.info("%s: finished before, skipped", stage)
         return
-    with stage_record(this.store, stage):
+    with stage_record(this.store, stage), lines_of(this.store.name, stage):
         work()
 
 

@@ -17,6 +17,7 @@ import torch
 
 from orchestrator.interference_summary import summarise
 from orchestrator.lease import hold_lease
+from orchestrator.log_lines import lines_of
 from orchestrator.progress import Progress
 from orchestrator.report import write_report
 from orchestrator.runs import SUPERNET, Run
@@ -72,13 +73,13 @@ def interference(folder: str | Path, overrides: Sequence[str] = ()) -> dict[str,
     checkpoints = _checkpoints(run)
     for name in checkpoints:
         _load(run, name)  # a damaged one is found before hours of measuring
-    with hold_lease(run.store):
+    with hold_lease(run.store), lines_of(run.store.name, "interference"):
         return _measure(run, groups, checkpoints)
 
 
 def _measure(run: Run, groups: Sequence[Group], checkpoints: Sequence[str]) -> dict[str, Any]:
     total = len(groups) * len(checkpoints)
-    with Progress("interference", total=total, unit="group") as progress:
+    with Progress(run.store.name, "interference", total=total, unit="group") as progress:
         frame = measure_run(run, groups, checkpoints, progress.at)
     settings = run.config.interference
     summary = summarise(frame, replicates=settings.replicates, seed=run.config.seed)

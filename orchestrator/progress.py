@@ -1,5 +1,6 @@
 """Progress of a stage: a bar on a terminal, elsewhere one line per interval with fixed columns."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,24 +18,25 @@ class Progress:
     """Done, in all, rate and time left of one stage; `total` 0: not known.
 
     Args:
+        run: its name.
         below: so many lines of text are kept below the bar on a terminal.
     """
 
     def __init__(
-        self, stage: str, *, total: int, unit: str, initial: int = 0, below: int = 0
+        self, run: str, stage: str, *, total: int, unit: str, initial: int = 0, below: int = 0
     ) -> None:
-        self._stage = stage
-        self._terminal = sys.stderr.isatty()
+        self._where = f"{run} {stage:<8}"
+        self._terminal = has_terminal()
         self._bar = tqdm(
             total=total or None,
             initial=initial,
-            desc=f"{stage:<8}",
+            desc=self._where,
             unit=f" {unit}",
             dynamic_ncols=True,
             disable=not self._terminal,
         )
         self._below = [
-            tqdm(bar_format="{desc}", position=number, leave=False)
+            tqdm(bar_format="{desc}", position=number, leave=False, disable=False)
             for number in range(1, below + 1 if self._terminal else 1)
         ]
         self._shown_at = 0.0
@@ -81,7 +83,7 @@ class Progress:
         self._lined_at = time.monotonic()
         print(
             format_line(
-                self._stage,
+                self._where,
                 done=self._done,
                 total=self._total,
                 fresh=self._done - self._initial,
@@ -94,10 +96,27 @@ class Progress:
         )
 
 
+def has_terminal() -> bool:
+    """Whether stderr is a terminal on which a bar can be drawn: not one of no width."""
+    if not sys.stderr.isatty():
+        return False
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns > 0
+    except OSError:
+        return False
+
+
+def quieten_bars() -> None:
+    """Hugging Face's libraries, once loaded, draw no bars where there is no terminal either."""
+    if not has_terminal():
+        for library in ("HUB", "DATASETS"):
+            os.environ[f"HF_{library}_DISABLE_PROGRESS_BARS"] = "1"
+
+
 def format_line(
-    stage: str, *, done: int, total: int, fresh: int, seconds: float, unit: str, note: str
+    where: str, *, done: int, total: int, fresh: int, seconds: float, unit: str, note: str
 ) -> str:
-    """`train     400/1,600  25%   4.2 step/s  left 04:45  loss 5.812 nats`.
+    """`mine train     400/1,600  25%   4.2 step/s  left 04:45  loss 5.812 nats`.
 
     `fresh` of those done were done in the last `seconds`; the rate and the time left follow.
     """
@@ -107,4 +126,4 @@ def format_line(
         count = f"{done:,}/{total:,} {done / total:5.0%}"
         minutes, rest = divmod(round((total - done) / rate), 60) if rate else (0, 0)
         left = f"left {minutes:02d}:{rest:02d}" if rate else "left --:--"
-    return f"{stage:<8} {count:>18} {rate:8.1f} {unit}/s  {left:<11} {note}".rstrip()
+    return f"{where} {count:>18} {rate:8.1f} {unit}/s  {left:<11} {note}".rstrip()

@@ -22,6 +22,7 @@ from evaluators.evaluator import Evaluator
 from evaluators.score import Score
 from orchestrator.lease import hold_lease
 from orchestrator.limits import Limits, sample_within
+from orchestrator.log_lines import lines_of
 from orchestrator.progress import Progress
 from orchestrator.ranking_summary import TRUTH, summarise
 from orchestrator.report import write_report
@@ -76,7 +77,7 @@ def rank(
         )
     checkpoint = find_checkpoint(run, checkpoint)
     children = [(child, _plans(run, child)) for child in sample_children(run)]
-    with hold_lease(run.store):
+    with hold_lease(run.store), lines_of(run.store.name, "rank"):
         scores = _inherited(run, checkpoint, [child for child, _ in children])
         _train(run, [plan for _, plans in children for plan in plans], address, local)
         return _write(run, checkpoint, _frame(run, children, scores))
@@ -133,7 +134,7 @@ def _inherited(run: Run, checkpoint: str, children: Sequence[Architecture]) -> l
         device="cuda" if torch.cuda.is_available() else "cpu",
     )
     scores = []
-    with Progress("score", total=len(children), unit="child") as progress:
+    with Progress(run.store.name, "score", total=len(children), unit="child") as progress:
         for child in children:
             scores.append(evaluator.score(child))
             progress.at(len(scores))
@@ -145,7 +146,7 @@ def _train(run: Run, plans: Sequence[ModelPlan], address: str | None, local: boo
     done = _collect(run)
     todo = [plan for plan in plans if plan.name not in done]
     if len(todo) < len(plans):
-        logger.info("rank: %d of %d trainings done before", len(plans) - len(todo), len(plans))
+        logger.info("%d of %d trainings done before", len(plans) - len(todo), len(plans))
     with workers(run, address=address, local=local, wanted=bool(todo)) as on:
         if todo:
             train_alone(run, on, todo, stage="rank")
@@ -202,7 +203,7 @@ def _line(score: Score, results: Mapping[int, Mapping[str, Any]]) -> dict[str, A
 
 def _write(run: Run, checkpoint: str, frame: pd.DataFrame) -> dict[str, Any]:
     for line in frame[frame["error"].notna()].to_dict("records"):
-        logger.warning("rank: %s is left out: %s", line["architecture"], line["error"])
+        logger.warning("%s is left out: %s", line["architecture"], line["error"])
     settings = run.config.rank
     summary = {
         "checkpoint": checkpoint.rpartition("/")[2],

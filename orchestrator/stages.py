@@ -139,7 +139,7 @@ def prepare_data(run: Run) -> None:
     run.store.delete("data")
     for left in run.data_folder.parent.glob(".data-*"):
         shutil.rmtree(left)
-    with Progress("data", total=0, unit="doc") as progress:
+    with Progress(run.store.name, "data", total=0, unit="doc") as progress:
         prepare(
             run.config.data,
             run.data_folder,
@@ -170,7 +170,7 @@ def train(run: Run, on: Workers) -> None:
     total = run.config.train.steps
     with (
         Trackers(run) as trackers,
-        Progress("train", total=total, unit="step", initial=initial) as progress,
+        Progress(run.store.name, "train", total=total, unit="step", initial=initial) as progress,
     ):
 
         def show(row: dict[str, Any]) -> None:
@@ -246,6 +246,7 @@ def search(
     with (
         Trackers(run) as trackers,
         Progress(
+            run.store.name,
             "search",
             total=settings.candidates,
             unit="child",
@@ -343,7 +344,8 @@ def train_alone(run: Run, on: Workers, models: Sequence[ModelPlan], *, stage: st
     """Train each model that has no result yet, showing the steps of all of them."""
     todo = [m for m in models if not run.store.exists(f"{m.folder}/result.json")]
     steps = {m.name: 0 if m in todo else m.recipe.steps for m in models}
-    with Progress(stage, total=sum(m.recipe.steps for m in models), unit="step") as progress:
+    total = sum(model.recipe.steps for model in models)
+    with Progress(run.store.name, stage, total=total, unit="step") as progress:
 
         def show(name: str, row: dict[str, Any]) -> None:
             steps[name] = row["step"]
@@ -351,7 +353,7 @@ def train_alone(run: Run, on: Workers, models: Sequence[ModelPlan], *, stage: st
 
         if todo:
             on.retrain(run, todo, show)
-        progress.at(sum(m.recipe.steps for m in models))
+        progress.at(total)
 
 
 def _models_to_train(run: Run) -> list[ModelPlan]:

@@ -3,6 +3,7 @@
 Called by Ray's workers and by the in-process twin alike; knows neither Ray nor DeepSpeed.
 """
 
+import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ ANCHOR_BATCHES = 8
 """Held-out batches on which anchors are compared in turn."""
 
 MakeEngine = Callable[[SuperNet, OptimiserSettings], Engine]
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -240,6 +243,7 @@ class Watcher:
 def _train(model: SuperNet, job: TrainingJob, make_engine: MakeEngine, observer: Observer) -> None:
     checkpoint = latest_checkpoint(job.files, job.folder)
     if checkpoint is not None:
+        logger.info("%s: goes on from step %d", job.folder, checkpoint.step)
         model.load_state_dict(dict(checkpoint.weights))
     engine = make_engine(model, job.settings)
     train(engine, job, observer, resume_from=checkpoint)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
+from orchestrator.log_lines import log_from_worker
 from orchestrator.on_ray.names import actor_name
 
 if TYPE_CHECKING:
@@ -99,6 +100,7 @@ class EvaluatorHost:
 
         torch.set_num_threads(1)
         self._run = Run.open(run_uri)
+        log_from_worker(self._run.store.name, "search")
         self._scorer: Scorer = own_scorer(self._run, own) or self._inherited(checkpoint)
 
     def _inherited(self, checkpoint: str) -> "Evaluator":

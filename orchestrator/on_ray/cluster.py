@@ -16,6 +16,7 @@ DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # rows are the record
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is for the driver: Tune would end as if done
     "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_COLOR_PREFIX": "0",  # escape sequences have no place in a log
 }
 WORKER_ENV = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -84,7 +85,7 @@ def connect(address: str | None, *, user_code: str | None) -> Iterator[Cluster]:
             address=address or "local",  # none would join any cluster that runs on this machine
             namespace="magic-nas",
             runtime_env=runtime_env,
-            log_to_driver=False,
+            log_to_driver=True,
             logging_level=logging.ERROR,
             **({} if address else {"include_dashboard": True}),
         )

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from ray import tune
 
+from orchestrator.log_lines import log_from_worker
 from orchestrator.on_ray.cluster import Cluster
 from orchestrator.runs import Run
 from orchestrator.training import ModelPlan, retrain_model
@@ -67,6 +68,7 @@ class _Progress(tune.Callback):  # type: ignore[misc]
 def _trial(config: dict[str, Any], run_uri: str, models: list[ModelPlan]) -> None:
     """Train the model that the trial's configuration names."""
     run = Run.open(run_uri)
+    log_from_worker(run.store.name, "retrain")
     (model,) = [model for model in models if model.name == config["model"]]
     cuda = torch.cuda.is_available()
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it; a Tune trial is a world of its own

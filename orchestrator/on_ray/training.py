@@ -11,6 +11,7 @@ import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
 
+from orchestrator.log_lines import log_from_worker
 from orchestrator.on_ray.actors import PathSamplerActor, SuperNetActor
 from orchestrator.on_ray.cluster import Cluster
 from orchestrator.on_ray.names import actor_options, beside_driver
@@ -104,8 +105,9 @@ def _fit(trainer: TorchTrainer, poll: Callable[[], None]) -> None:
 
 def _worker(config: dict[str, Any]) -> None:
     """One training worker."""
-    logging.basicConfig(level=logging.WARNING)
     run = Run.open(config["run"])
+    first = ray.train.get_context().get_world_rank() == 0
+    log_from_worker(run.store.name, "train", level=logging.INFO if first else logging.ERROR)
     supernet, sampler = config["supernet"], config["sampler"]
     settings, world = run.config.train, ray.train.get_context().get_world_size()
     micro_batch = settings.batch_size // (settings.accumulation * world)
@@ -125,5 +127,5 @@ def _worker(config: dict[str, Any]) -> None:
             device=torch.device(get_device()),
         )
     except MagicNasError as error:
-        if ray.train.get_context().get_world_rank() == 0:
+        if first:
             ray.get(supernet.fail.remote(type(error).__name__, str(error)))
