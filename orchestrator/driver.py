@@ -26,7 +26,14 @@ from supernet.errors import InvalidInput, RunConflict
 
 STAGES = ("data", "train", "search", "retrain", "export", "report")
 NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
-FREE_KEYS = ("train.workers", "search.evaluators", "trackers", "interference.", "rank.")
+FREE_KEYS = (
+    "train.workers",
+    "train.placement",
+    "search.evaluators",
+    "trackers",
+    "interference.",
+    "rank.",
+)
 """Beginnings of keys that change where the work is done, or what is measured of it afterwards, but
 not what comes out: they may differ on resuming."""
 

@@ -176,6 +176,8 @@ class TrainSettings(OptimiserSettings):
     """MAGIC-A's alignment; none: children are trained on the task alone."""
     workers: Positive | None = None
     """Training workers; none: one per GPU of the cluster, or per CPU core where it has none."""
+    placement: Literal["pack", "spread"] = "pack"
+    """On as few nodes as can be, for fast communication, or on as many as there are workers."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     collapsed_within_nats: float | None = 0.1
     """The super-net has collapsed, and the run fails, if its probe paths do not end this far below

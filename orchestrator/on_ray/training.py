@@ -1,8 +1,9 @@
 """Super-net training on the cluster: Ray Train places the workers, DeepSpeed moves the weights."""
 
+import itertools
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -10,13 +11,24 @@ import ray
 import ray.train
 import torch
 from ray.train.torch import TorchTrainer, get_device
+from ray.train.v2.api.exceptions import WorkerGroupError
+from ray.util import placement_group_table
 
 from orchestrator.log_lines import log_from_worker
 from orchestrator.on_ray.actors import PathSamplerActor, SuperNetActor
 from orchestrator.on_ray.cluster import Cluster
 from orchestrator.on_ray.names import actor_options, beside_driver
+from orchestrator.on_ray.placement import (
+    Node,
+    Resources,
+    Waits,
+    nodes,
+    plan,
+    training_resources,
+    waiting,
+)
 from orchestrator.on_ray.process_group import ProcessGroup
-from orchestrator.runs import Run
+from orchestrator.runs import SUPERNET, Run
 from orchestrator.training import train_supernet
 from supernet import errors
 from supernet.deepspeed_engine import DeepSpeedEngine
@@ -25,40 +37,55 @@ from supernet.sampler import Paths
 
 POLL_S = 0.5
 WORKER_FAILURES = 3
-"""How often lost workers are started again from the last checkpoint."""
+"""How often lost workers are started again from the last checkpoint before there is a newer one."""
+
+logger = logging.getLogger(__name__)
 
 
 def train_on_ray(run: Run, cluster: Cluster, on_progress: Callable[[dict[str, Any]], None]) -> None:
     """Train the run's super-net; `on_progress` takes the log's newest interval.
 
+    Workers that are lost are started again from the last checkpoint, wherever there is room; where
+    there is none, training waits for it and says so.
+
     Raises:
         InvalidInput: if the workers do not fit the cluster or the batch.
         MagicNasError: what a worker could not mend.
     """
-    workers = num_training_workers(run, cluster)
+    there = nodes()
+    need = training_resources(cluster.slot_resources, there)
+    workers = num_training_workers(run, cluster, need, there)
+    named = f"{workers} training {'worker' if workers == 1 else 'workers'}"
+    logger.info(plan("train", f"{named}, {run.config.train.placement}", need, there))
     supernet = SuperNetActor.options(**actor_options(run, "supernet"), **beside_driver()).remote(
         run.store.uri
     )
     sampler = PathSamplerActor.options(**actor_options(run, "sampler"), **beside_driver()).remote(
         run.store.uri
     )
-    trainer = TorchTrainer(
+    torch_trainer = partial(
+        TorchTrainer,
         _worker,
         train_loop_config={"run": run.store.uri, "supernet": supernet, "sampler": sampler},
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=cluster.use_gpu,
-            resources_per_worker=cluster.slot_resources,
+            resources_per_worker=need,
+            placement_strategy=run.config.train.placement.upper(),
         ),
         torch_config=ProcessGroup(backend="nccl" if cluster.use_gpu else "gloo", watcher=supernet),
-        run_config=ray.train.RunConfig(
-            name="train",
-            storage_path=str(run.store.local_path("ray")),
-            failure_config=ray.train.FailureConfig(max_failures=WORKER_FAILURES),
-        ),
     )
+    waits = Waits()
+
+    def poll() -> None:
+        on_progress(ray.get(supernet.progress.remote()))
+        if _no_room(need, workers):
+            waits.still(lambda: waiting(named, need, nodes()))
+        else:
+            waits.over()
+
     try:
-        _fit(trainer, lambda: on_progress(ray.get(supernet.progress.remote())))
+        _fit_while_it_gets_on(run, torch_trainer, poll)
     finally:
         failure = ray.get(supernet.failure.remote())
         run.store.delete("ray")
@@ -69,19 +96,45 @@ def train_on_ray(run: Run, cluster: Cluster, on_progress: Callable[[dict[str, An
         ray.kill(sampler)
 
 
-def num_training_workers(run: Run, cluster: Cluster) -> int:
-    """As many as the settings ask for, or as the cluster has and the batch can be split over."""
+def num_training_workers(run: Run, cluster: Cluster, need: Resources, there: Sequence[Node]) -> int:
+    """As many as the settings ask for, or as the cluster has and the batch can be split over.
+
+    Raises:
+        InvalidInput: if the cluster has fewer, or the batch cannot be split.
+    """
     settings = run.config.train
     workers = cluster.workers(settings.workers, setting="train.workers")
     share = settings.batch_size // settings.accumulation
     if settings.workers is None:
-        return max(n for n in range(1, workers + 1) if share % n == 0)
+        most = min(workers, max(1, sum(node.slots(need) for node in there)))
+        return max(n for n in range(1, most + 1) if share % n == 0)
     if share % workers:
         raise InvalidInput(
             f"train.batch_size must be a multiple of workers x accumulation, but got "
             f"{settings.batch_size}, {workers} and {settings.accumulation}"
         )
     return workers
+
+
+def _fit_while_it_gets_on(
+    run: Run, torch_trainer: Callable[..., TorchTrainer], poll: Callable[[], None]
+) -> None:
+    """Fit, and once more after too many losses if there is a newer checkpoint than before."""
+    for number in itertools.count():
+        newest = max(run.store.names(SUPERNET), default="")
+        run_config = ray.train.RunConfig(
+            name=f"train-{number}",
+            storage_path=str(run.store.local_path("ray")),
+            failure_config=ray.train.FailureConfig(
+                max_failures=WORKER_FAILURES,
+                controller_failure_limit=-1,  # such as waits of a minute for room
+            ),
+        )
+        try:
+            return _fit(torch_trainer(run_config=run_config), poll)
+        except WorkerGroupError:
+            if max(run.store.names(SUPERNET), default="") == newest:
+                raise
 
 
 def _fit(trainer: TorchTrainer, poll: Callable[[], None]) -> None:
@@ -101,6 +154,16 @@ def _fit(trainer: TorchTrainer, poll: Callable[[], None]) -> None:
         poll()
     if outcome:
         raise outcome[0]
+
+
+def _no_room(need: Resources, workers: int) -> bool:
+    """Whether workers like these are still to be placed."""
+    return any(
+        group["state"] in ("PENDING", "RESCHEDULING")
+        and len(group["bundles"]) == workers
+        and all(bundle == need for bundle in group["bundles"].values())
+        for group in placement_group_table().values()
+    )
 
 
 def _worker(config: dict[str, Any]) -> None:

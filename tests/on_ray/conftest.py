@@ -4,6 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -11,8 +12,8 @@ os.makedirs("/tmp/ray", exist_ok=True)  # Ray's Cluster writes its address there
 
 
 @pytest.fixture(scope="session")
-def cluster_address() -> Iterator[str]:
-    """The address of a cluster of two nodes, one CPU each."""
+def ray_cluster() -> Iterator[Any]:
+    """A cluster of two nodes, one CPU each; a test takes away again what it adds."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_TRAIN_V2_ENABLED"] = "1"
     from ray.cluster_utils import Cluster
@@ -24,6 +25,12 @@ def cluster_address() -> Iterator[str]:
     )
     cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    yield str(cluster.address)
+    yield cluster
     cluster.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def cluster_address(ray_cluster: Any) -> str:
+    """The address of that cluster."""
+    return str(ray_cluster.address)
