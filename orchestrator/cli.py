@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _interference(options)
         elif options.command == "latency":
             _latency(options)
+        elif options.command == "doctor":
+            return _doctor(options)
         else:
             _run(options)
     except InvalidInput as error:
@@ -119,6 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     timing.add_argument("run", help="the run's folder")
     _add_overrides(timing, "latency.device=cuda")
+    check = commands.add_parser(
+        "doctor", help="check every node of a cluster: versions, devices, room, storage"
+    )
+    _add_address(check)
+    check.add_argument("--config", metavar="FILE", help="whose workers the cluster is to have")
+    check.add_argument("--out", metavar="DIR", help="a run's folder that every node is to reach")
     return parser
 
 
@@ -132,13 +140,17 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 
 def _add_where(command: argparse.ArgumentParser) -> None:
     where = command.add_mutually_exclusive_group()
+    _add_address(where)
     where.add_argument(
+        "--local", action="store_true", help="one process without Ray, for small tries"
+    )
+
+
+def _add_address(options: argparse._ActionsContainer) -> None:
+    options.add_argument(
         "--address",
         default=os.environ.get("RAY_ADDRESS"),
         help='a running Ray cluster ("auto", "host:6379"); default: $RAY_ADDRESS, or a local one',
-    )
-    where.add_argument(
-        "--local", action="store_true", help="one process without Ray, for small tries"
     )
 
 
@@ -224,6 +236,15 @@ def _latency(options: argparse.Namespace) -> None:
 
     print(format_latency(latency(options.run, options.overrides)))
     print(f"\n{RunStore(options.run).uri}/{LATENCY}")
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from orchestrator.doctor import doctor
+
+    found = doctor(options.address, config=options.config, out=options.out)
+    print(found.table)
+    print("".join(f"\n{remedy}" for remedy in found.remedies) or "\nevery node is fit for a run")
+    return EXIT_FAILED if found.remedies else 0
 
 
 if __name__ == "__main__":

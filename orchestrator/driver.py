@@ -6,7 +6,8 @@ goes on from its last checkpoint or row when it was interrupted.
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,6 @@ from orchestrator.validation import check_before_start
 from supernet.errors import InvalidInput, RunConflict
 
 STAGES = ("data", "train", "search", "retrain", "export", "report")
-NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
 FREE_KEYS = (
     "train.workers",
     "train.placement",
@@ -77,7 +77,15 @@ def run(
         only = [stage for stage in only if stage != "train"]
     todo = [stage for stage in STAGES if stage in only and not is_finished(store, stage)]
     _refuse_missing_stage(store, only, todo, own=stages.scores_own(this, scorer))
-    with lines_of(store.name, "start"), _nothing_left_behind(store), hold_lease(store):
+    with (
+        lines_of(store.name, "start"),
+        _nothing_left_behind(store),
+        hold_lease(store),
+        ExitStack() as opened,
+    ):
+        connect = partial(stages.workers, this, address=address, local=local, todo=todo)
+        # A cluster that cannot do the run is refused before data is read; a local one always can.
+        on = opened.enter_context(connect()) if address else None
         if todo:
             store.write_bytes(CONFIG, config.to_yaml().encode())
             describe(store, seed=config.seed)
@@ -87,7 +95,7 @@ def run(
             stages.prepare_costs(this)
         if checkpoint and is_finished(store, "train"):
             stages.checkpoint_to_search(this, checkpoint)
-        _work(this, only, todo, address, local, searcher, scorer, checkpoint)
+        _work(this, on or opened.enter_context(connect()), only, searcher, scorer, checkpoint)
     return this
 
 
@@ -123,31 +131,24 @@ def search(
 
 def _work(
     this: Run,
+    on: stages.Workers,
     only: Sequence[str],
-    todo: Sequence[str],
-    address: str | None,
-    local: bool,
     searcher: AskTell | None,
     scorer: OwnScore | None,
     checkpoint: str | None,
 ) -> None:
-    with stages.workers(this, address=address, local=local, wanted=_any_work(todo)) as on:
-        work: dict[str, Callable[[], None]] = {
-            "train": lambda: stages.train(this, on),
-            "search": lambda: stages.search(
-                this, on, searcher=searcher, own=scorer, checkpoint=checkpoint
-            ),
-            "retrain": lambda: stages.retrain(this, on),
-            "export": lambda: stages.export(this),
-            "report": lambda: stages.report(this),
-        }
-        for stage in STAGES[1:]:
-            if stage in only:
-                _once(this, stage, work[stage])
-
-
-def _any_work(todo: Sequence[str]) -> bool:
-    return any(stage in NEEDS_WORKERS for stage in todo)
+    work: dict[str, Callable[[], None]] = {
+        "train": lambda: stages.train(this, on),
+        "search": lambda: stages.search(
+            this, on, searcher=searcher, own=scorer, checkpoint=checkpoint
+        ),
+        "retrain": lambda: stages.retrain(this, on),
+        "export": lambda: stages.export(this),
+        "report": lambda: stages.report(this),
+    }
+    for stage in STAGES[1:]:
+        if stage in only:
+            _once(this, stage, work[stage])
 
 
 def _once(this: Run, stage: str, work: Callable[[], None]) -> None:

@@ -147,7 +147,8 @@ def _train(run: Run, plans: Sequence[ModelPlan], address: str | None, local: boo
     todo = [plan for plan in plans if plan.name not in done]
     if len(todo) < len(plans):
         logger.info("%d of %d trainings done before", len(plans) - len(todo), len(plans))
-    with workers(run, address=address, local=local, wanted=bool(todo)) as on:
+    stages = ("retrain",) if todo else ()
+    with workers(run, address=address, local=local, todo=stages) as on:
         if todo:
             train_alone(run, on, todo, stage="rank")
     _collect(run)

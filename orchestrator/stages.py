@@ -5,7 +5,7 @@ Where the work is done is behind `Workers`: on Ray, or in this process.
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
@@ -34,6 +34,8 @@ from supernet.data.prepare import prepare
 from supernet.data.summary import check_batch
 from supernet.errors import InvalidInput, MagicNasError, RunConflict, SuperNetCollapsed
 from supernet.space import Architecture
+
+NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
 
 LEARNT_NATS = 0.5
 """A model has learnt if it is this far below the unigrams' cross-entropy; our own bar."""
@@ -121,16 +123,31 @@ class RayWorkers:
 
 
 @contextmanager
-def workers(run: Run, *, address: str | None, local: bool, wanted: bool) -> Iterator[Workers]:
-    """Connect to where the work is done, if any stage wants it."""
-    if local or not wanted:
+def workers(
+    run: Run, *, address: str | None, local: bool, todo: Collection[str]
+) -> Iterator[Workers]:
+    """Connect to where the work is done, if a stage to do wants it, and check that it can be done.
+
+    Raises:
+        InvalidInput: if no cluster answers, has another version of magic-nas on a node, does not
+            reach the run's folder from everywhere, or can never have the workers asked for.
+    """
+    if local or not NEEDS_WORKERS.intersection(todo):
         yield LocalWorkers()
         return
     from orchestrator.on_ray.cluster import connect
 
     logger.info("connecting to Ray %s", f"at {address}" if address else "on this machine")
-    with connect(address, user_code=run.config.user_code) as cluster:
+    with connect(address, user_code=run.config.user_code, name=run.store.name) as cluster:
         logger.info("Ray has %d CPU cores and %d GPUs", cluster.num_cpus, cluster.num_gpus)
+        if "train" in todo:
+            cluster.check(run.config.train.workers, setting="train.workers")
+        if "search" in todo:
+            cluster.check(run.config.search.evaluators, setting="search.evaluators")
+        if address:
+            from orchestrator.on_ray.nodes import check_nodes
+
+            check_nodes(run.store)
         yield RayWorkers(cluster)
 
 

@@ -2,15 +2,29 @@
 
 import logging
 import os
-import socket
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
+import grpc
 import ray
+from ray._private import services
+from ray._private.authentication.authentication_token_setup import (
+    maybe_enable_token_auth_if_token_available,
+)
+from ray._private.authentication.authentication_utils import is_token_auth_enabled
+from ray._private.grpc_utils import init_grpc_channel
+from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
+from ray.exceptions import RayError
+from ray.job_config import JobConfig
 
+from orchestrator.capacity import Cluster
+from orchestrator.on_ray.nodes import autoscaler, nodes_now
 from supernet.errors import InvalidInput
+
+__all__ = ["Cluster", "check_head", "connect"]
 
 DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # rows are the record
@@ -23,91 +37,122 @@ WORKER_ENV = {
     "RAY_TRAIN_V2_ENABLED": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
 }
-CONNECT_S = 10.0
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What a cluster has in all, and the driver's connection to it."""
-
-    num_cpus: int
-    num_gpus: int
-
-    @property
-    def use_gpu(self) -> bool:
-        """Whether work goes to GPUs: where there is one."""
-        return self.num_gpus > 0
-
-    @property
-    def slots(self) -> int:
-        """How many processes work at a time: one per GPU, or per CPU core where there is none."""
-        return self.num_gpus or self.num_cpus
-
-    @property
-    def slot_resources(self) -> dict[str, float]:
-        """What one such process takes."""
-        return {"CPU": 1, "GPU": 1} if self.use_gpu else {"CPU": 1}
-
-    def workers(self, wanted: int | None, *, setting: str) -> int:
-        """How many processes to start: as many as wanted, or one per slot.
-
-        Raises:
-            InvalidInput: if the cluster has fewer.
-        """
-        if wanted is None:
-            return self.slots
-        if wanted > self.slots:
-            kind = "GPUs" if self.use_gpu else "CPU cores"
-            raise InvalidInput(
-                f"{setting} must be at most {self.slots}, for the cluster has {self.num_cpus} CPU "
-                f"cores and {self.num_gpus} GPUs and one worker takes one of its {kind}, but got "
-                f"{wanted}: lower it, leave it out, or add nodes"
-            )
-        return wanted
+ANSWER_S = 5.0
+"""How long a head may take to answer; Ray itself would try for many minutes."""
+TOKEN_PLACES = "~/.ray/auth_token or RAY_AUTH_TOKEN"
 
 
 @contextmanager
-def connect(address: str | None, *, user_code: str | None) -> Iterator[Cluster]:
+def connect(
+    address: str | None, *, user_code: str | None, name: str = "magic-nas"
+) -> Iterator[Cluster]:
     """Connect to the cluster at `address`, or start a local one; leave it again at the end.
 
+    Args:
+        name: of the job, for the dashboard.
+
     Raises:
-        InvalidInput: if no cluster answers at the address.
+        InvalidInput: if no cluster answers at the address, or it refuses the token.
     """
     if address:
-        _check_answers(address)
+        check_head(address)
     os.environ.update(WORKER_ENV | DRIVER_ENV)
     runtime_env: dict[str, Any] = {"env_vars": WORKER_ENV}
     if user_code:
         runtime_env["working_dir"] = user_code
     logging.getLogger("ray").setLevel(logging.ERROR)
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(
             address=address or "local",  # none would join any cluster that runs on this machine
             namespace="magic-nas",
+            job_config=JobConfig(metadata={"job_name": name}),
             runtime_env=runtime_env,
             log_to_driver=True,
             logging_level=logging.ERROR,
             **({} if address else {"include_dashboard": True}),
         )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (ConnectionError, ValueError, RuntimeError, RayError) as error:
         where = f"at {address}" if address else "on this machine"
         raise InvalidInput(f"cannot reach or start a Ray cluster {where}: {error}") from error
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, on_sigterm)  # Ray has put one there that aborts
     try:
-        resources = ray.cluster_resources()
-        yield Cluster(int(resources.get("CPU", 0)), int(resources.get("GPU", 0)))
+        yield Cluster(nodes_now(), autoscaler() if address else None)
     finally:
         ray.shutdown()
 
 
-def _check_answers(address: str) -> None:
-    """Ray itself would try an address where nothing listens for many minutes."""
-    host, colon, port = address.removeprefix("ray://").rpartition(":")
-    if not colon or not port.isdigit():
-        return
-    try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_S).close()
-    except OSError as error:
+def check_head(address: str) -> None:
+    """Ask the cluster's head for its id, once, with the token that Ray would send.
+
+    Raises:
+        InvalidInput: if the address is none, nothing answers there, or the token is refused.
+    """
+    head = _head_of(address)
+    if is_token_auth_enabled() and not AuthenticationTokenLoader.instance().has_token():
         raise InvalidInput(
-            f"cannot reach a Ray cluster at {address}: {error}; start one with 'ray start --head' "
-            f"there, mend the address, or leave out --address for a local one"
+            f"RAY_AUTH_MODE=token needs the token of the cluster at {address}, but none was found: "
+            f"copy the head's {TOKEN_PLACES} to here"
+        )
+    with init_grpc_channel(head, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        ask = channel.unary_unary("/ray.rpc.NodeInfoGcsService/GetClusterId")
+        try:
+            ask(b"", timeout=ANSWER_S)
+        except grpc.RpcError as error:
+            raise InvalidInput(_why_refused(address, error)) from None
+
+
+def _head_of(address: str) -> str:
+    """The head's host and port."""
+    if "://" in address:
+        raise InvalidInput(
+            f"--address must be host:port of a cluster's head, or 'auto' on one of its nodes, but "
+            f"got {address!r}: a run's driver is part of the cluster, which Ray's client protocol "
+            f"and job API are not; start it on a node with 'ray submit' or 'ray job submit'"
+        )
+    if address == "auto":
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # as ray.init does
+    try:
+        head = services.canonicalize_bootstrap_address(address)
+    except (ValueError, OSError) as error:
+        raise InvalidInput(
+            f"--address must be host:port, such as 10.0.0.1:6379, or 'auto', but got {address!r} "
+            f"({error}): give the address that 'ray start --head' printed"
         ) from None
+    if head is None:
+        raise InvalidInput(
+            f"--address {address!r} needs a Ray cluster that runs on this machine, but there is "
+            f"none: start one with 'ray start --head', give its host:port, or leave out --address"
+        )
+    return str(head)
+
+
+def _why_refused(address: str, error: Any) -> str:
+    code = error.code()
+    if code not in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
+        silent = code is grpc.StatusCode.DEADLINE_EXCEEDED
+        what = f"nothing did within {ANSWER_S:.0f} s" if silent else _first_line(error.details())
+        return (
+            f"a Ray cluster's head must answer at --address {address}, but {what}: start one with "
+            f"'ray start --head' there, mend the address or the network in between, or leave out "
+            f"--address for a local cluster"
+        )
+    if is_token_auth_enabled():
+        return (
+            f"the cluster at {address} lets nobody in without its token, and refused the one found "
+            f"here: put the head's into {TOKEN_PLACES} (the latter counts first)"
+        )
+    if AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+        return (
+            f"the cluster at {address} lets nobody in without its token, and none was sent, for "
+            f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE')!r}: set RAY_AUTH_MODE=token"
+        )
+    return (
+        f"the cluster at {address} lets nobody in without its token, and none was found here: copy "
+        f"the head's {TOKEN_PLACES} to here and set RAY_AUTH_MODE=token"
+    )
+
+
+def _first_line(text: str | None) -> str:
+    return (text or "it refused").splitlines()[0].rstrip(".")

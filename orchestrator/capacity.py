@@ -1,0 +1,135 @@
+"""What a cluster has, and what its autoscaler could add: how many workers can ever work at once."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from supernet.errors import InvalidInput
+
+logger = logging.getLogger(__name__)
+
+Resources = Mapping[str, float]
+"""Of one node, by Ray's names: "CPU", "GPU"."""
+
+
+@dataclass(frozen=True)
+class NodeType:
+    """Workers that an autoscaler may start: what each has (None: not known before), how many."""
+
+    resources: Resources | None
+    most: int
+
+
+@dataclass(frozen=True)
+class Autoscaler:
+    """What an autoscaler may add to the head: workers of these types, `most` of all together.
+
+    `most` is None where its limits cannot be read, as with KubeRay's.
+    """
+
+    types: tuple[NodeType, ...] = ()
+    most: int | None = None
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any]) -> "Autoscaler":
+        """From a cluster file as `ray up` leaves it on the head."""
+        most = int(config.get("max_workers") or 0)
+        types = [
+            NodeType(_known(kind.get("resources")), int(kind.get("max_workers", most)))
+            for name, kind in config.get("available_node_types", {}).items()
+            if name != config.get("head_node_type")
+        ]
+        return cls(tuple(types), most)
+
+
+def _known(resources: Resources | None) -> Resources | None:
+    return resources if resources and {"CPU", "GPU"} & set(resources) else None
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """What the nodes of a cluster have, the head first, and what may come."""
+
+    nodes: Sequence[Resources]
+    autoscaler: Autoscaler | None = None
+
+    @property
+    def num_cpus(self) -> int:
+        """CPU cores now."""
+        return int(sum(node.get("CPU", 0) for node in self.nodes))
+
+    @property
+    def num_gpus(self) -> int:
+        """GPUs now."""
+        return int(sum(node.get("GPU", 0) for node in self.nodes))
+
+    @property
+    def use_gpu(self) -> bool:
+        """Whether work goes to GPUs: where there is one, or may come."""
+        types = self.autoscaler.types if self.autoscaler else ()
+        return self.num_gpus > 0 or any((t.resources or {}).get("GPU", 0) for t in types)
+
+    @property
+    def slots(self) -> int:
+        """How many processes work at a time: one per GPU, or per CPU core where there is none."""
+        return self.num_gpus if self.use_gpu else self.num_cpus
+
+    @property
+    def most_slots(self) -> int | None:
+        """How many may once the autoscaler has started all that it can; None if nobody knows."""
+        if self.autoscaler is None:
+            return self.slots
+        if self.autoscaler.most is None:
+            return None
+        left, types = self.autoscaler.most, self.autoscaler.types
+        if any(kind.resources is None for kind in types):
+            return self.slots if len(self.nodes) - 1 >= left else None
+        slots = self._slots_of(self.nodes[0])
+        for each, most in sorted((self._slots_of(t.resources or {}), t.most) for t in types)[::-1]:
+            slots += each * min(most, left)
+            left -= min(most, left)
+        return max(slots, self.slots)
+
+    @property
+    def slot_resources(self) -> dict[str, float]:
+        """What one such process takes."""
+        return {"CPU": 1, "GPU": 1} if self.use_gpu else {"CPU": 1}
+
+    def check(self, wanted: int | None, *, setting: str) -> None:
+        """Refuse more workers than the cluster can ever have.
+
+        Raises:
+            InvalidInput: if the cluster has fewer, and its autoscaler cannot add them.
+        """
+        most = self.most_slots
+        if wanted is None or most is None or wanted <= most:
+            return
+        grows = f", and its autoscaler can bring it to {most}" if most > self.slots else ""
+        raise InvalidInput(
+            f"{setting} must be at most {most}, for the cluster has {self.num_cpus} CPU cores and "
+            f"{self.num_gpus} GPUs{grows}, and one worker takes one of its {self._kind}, but got "
+            f"{wanted}: lower it, leave it out, or add nodes"
+        )
+
+    def workers(self, wanted: int | None, *, setting: str) -> int:
+        """How many processes to start: as many as wanted, or one per slot that there is now.
+
+        Raises:
+            InvalidInput: as `check`.
+        """
+        self.check(wanted, setting=setting)
+        count = wanted or max(self.slots, 1)
+        if count > self.slots:
+            logger.info(
+                f"{setting}: waiting for {count - self.slots} more {self._kind} to join, for "
+                f"{count} are needed and {self.slots} are there"
+            )
+        return count
+
+    @property
+    def _kind(self) -> str:
+        return "GPUs" if self.use_gpu else "CPU cores"
+
+    def _slots_of(self, resources: Resources) -> int:
+        return int(resources.get("GPU" if self.use_gpu else "CPU", 0))

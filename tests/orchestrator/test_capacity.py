@@ -1,0 +1,84 @@
+"""How many workers a cluster has, and can ever have."""
+
+import logging
+
+import pytest
+
+from orchestrator.capacity import Autoscaler, Cluster, NodeType
+from supernet.errors import InvalidInput
+
+HEAD = {"CPU": 0}
+GPU_NODE = {"CPU": 8, "GPU": 2}
+CLUSTER_FILE = {
+    "max_workers": 5,
+    "head_node_type": "head",
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}, "max_workers": 0},
+        "big": {"resources": {"CPU": 8, "GPU": 2}, "max_workers": 2},
+        "small": {"resources": {"CPU": 4, "GPU": 1}},
+    },
+}
+
+
+def test_an_autoscaler_is_read_from_the_cluster_file() -> None:
+    assert Autoscaler.of(CLUSTER_FILE) == Autoscaler(
+        (NodeType({"CPU": 8, "GPU": 2}, 2), NodeType({"CPU": 4, "GPU": 1}, 5)), 5
+    )
+
+
+def test_types_whose_resources_the_file_does_not_say_are_unknown() -> None:
+    local = {
+        "max_workers": 2,
+        "head_node_type": "local.cluster.node",
+        "available_node_types": {
+            "local.cluster.node": {"resources": {}, "max_workers": 2},
+            "trainer": {"resources": {"trainer": 1}},
+        },
+    }
+    assert Autoscaler.of(local).types == (NodeType(None, 2),)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "autoscaler", "slots", "most"),
+    [
+        ([{"CPU": 4}, {"CPU": 2}], None, 6, 6),
+        ([HEAD, GPU_NODE, GPU_NODE], None, 4, 4),
+        ([HEAD], Autoscaler.of(CLUSTER_FILE), 0, 2 * 2 + 3 * 1),
+        ([{"CPU": 8, "GPU": 1}], Autoscaler.of(CLUSTER_FILE), 1, 1 + 7),
+        ([{"CPU": 2}], Autoscaler((NodeType({"CPU": 4}, 3),), 2), 2, 2 + 8),
+        ([{"CPU": 2}], Autoscaler((NodeType(None, 2),), 2), 2, None),
+        ([{"CPU": 2}, {"CPU": 4}, {"CPU": 4}], Autoscaler((NodeType(None, 2),), 2), 10, 10),
+        ([{"CPU": 2}], Autoscaler(), 2, None),
+    ],
+)
+def test_slots_now_and_at_most(
+    nodes: list[dict[str, float]], autoscaler: Autoscaler | None, slots: int, most: int | None
+) -> None:
+    cluster = Cluster(nodes, autoscaler)
+    assert (cluster.slots, cluster.most_slots) == (slots, most)
+
+
+def test_work_goes_to_gpus_that_the_autoscaler_has_yet_to_start() -> None:
+    cluster = Cluster([{"CPU": 4}], Autoscaler.of(CLUSTER_FILE))
+    assert cluster.slot_resources == {"CPU": 1, "GPU": 1}
+    assert cluster.workers(None, setting="train.workers") == 1
+
+
+def test_workers_that_can_never_be_are_refused_with_what_can() -> None:
+    cluster = Cluster([HEAD, GPU_NODE], Autoscaler.of(CLUSTER_FILE))
+    with pytest.raises(InvalidInput) as refused:
+        cluster.workers(8, setting="train.workers")
+    message = str(refused.value)
+    assert "train.workers must be at most 7" in message
+    assert "0 CPU cores" not in message and "8 CPU cores and 2 GPUs" in message
+    assert "its autoscaler can bring it to 7" in message
+    assert "got 8" in message
+
+
+def test_workers_that_are_yet_to_come_are_waited_for(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    cluster = Cluster([HEAD, GPU_NODE], Autoscaler.of(CLUSTER_FILE))
+    assert cluster.workers(2, setting="train.workers") == 2
+    assert not caplog.text
+    assert cluster.workers(7, setting="train.workers") == 7
+    assert "train.workers: waiting for 5 more GPUs to join" in caplog.text
