@@ -79,7 +79,7 @@ def _read(store: RunStore) -> dict[str, Any] | None:
 
 def _is_held_by(store: RunStore, holder: str) -> bool:
     lease = _read(store)
-    return lease is not None and lease["holder"] == holder
+    return lease is not None and lease.get("holder") == holder
 
 
 def _refuse_if_held(store: RunStore) -> None:
@@ -87,7 +87,7 @@ def _refuse_if_held(store: RunStore) -> None:
     if lease is None:
         return
     age = time.time() - lease["at"]
-    here = lease["machine"] == this_machine()
+    here = lease.get("machine") == this_machine()
     if age > EXPIRES_S or (here and not _is_alive(lease["pid"], lease["began"])):
         return
     raise RunConflict(
@@ -122,7 +122,7 @@ def _keep_beating(store: RunStore, mine: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
         try:
             lease = _read(store)
-            if lease is not None and lease["holder"] != mine:
+            if lease is not None and lease.get("holder") != mine:
                 logger.error(
                     "process %d on %s has taken over this run, for this one was not heard of for "
                     "%.0f s: stopping here",
