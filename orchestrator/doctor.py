@@ -241,6 +241,8 @@ def doctor(address: str | None, *, config: str | None = None, out: str | None = 
     settings = load(config, []) if config else None
     store = RunStore(out) if out else None
     new = store is not None and not store.exists()
+    if store:
+        store.check_writable()
     with connect(address, user_code=None, name="doctor") as cluster:
         if settings:
             cluster.check(settings.train.workers, setting="train.workers")

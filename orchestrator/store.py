@@ -148,7 +148,8 @@ class RunStore:
                 os.replace(part, path)
         except OSError as error:
             if self.on_disk:
-                Path(part).unlink(missing_ok=True)
+                with suppress(OSError):
+                    Path(part).unlink()
             raise StorageFailed(
                 f"cannot write {name} ({len(data)} bytes) to {self.uri}: {error}; what was written "
                 f"before is intact: make room or mend the access, then run the same command again"

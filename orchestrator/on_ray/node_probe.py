@@ -12,7 +12,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -95,13 +94,7 @@ def _storage(uri: str, name: str, text: str) -> str | None:
             return "it does not see there what the driver wrote"
         if store.read_bytes(name).decode() != text:
             return "it reads there something else than the driver wrote"
-        own = f"{name}-{uuid.uuid4().hex}"
-        store.write_bytes(own, text.encode())
-        try:
-            if store.read_bytes(own).decode() != text:
-                return "it reads there something else than it wrote"
-        finally:
-            store.delete(own)
+        store.check_writable()
     except Exception as error:  # whatever it is, the driver says it to the user
         return f"{type(error).__name__}: {error}"
     return None

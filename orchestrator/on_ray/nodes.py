@@ -15,7 +15,7 @@ from orchestrator.capacity import Autoscaler, Resources
 from orchestrator.doctor import NodeFacts, software_faults, storage_fault
 from orchestrator.on_ray import node_probe
 from orchestrator.store import RunStore
-from supernet.errors import InvalidInput, StorageFailed
+from supernet.errors import InvalidInput
 
 HEAD = "node:__internal_head__"
 ANSWER_S = 90.0
@@ -51,9 +51,6 @@ def look_at_nodes(store: RunStore | None, *, thorough: bool) -> list[NodeFacts]:
     Args:
         store: the run's storage, to be written and read from each; None leaves that out.
         thorough: also disks, memory, devices and the compiler.
-
-    Raises:
-        InvalidInput: if the driver itself cannot write to the storage.
     """
     nodes = _alive()
     folders = [global_worker.node.get_session_dir_path(), CACHE] if thorough else None
@@ -61,10 +58,7 @@ def look_at_nodes(store: RunStore | None, *, thorough: bool) -> list[NodeFacts]:
         answers = _ask(nodes, node_probe.look, None, folders)
     else:
         name, text = f".probe-{uuid.uuid4().hex}", uuid.uuid4().hex
-        try:
-            store.write_bytes(name, text.encode())
-        except StorageFailed as error:
-            raise InvalidInput(str(error)) from error
+        store.write_bytes(name, text.encode())
         try:
             answers = _ask(nodes, node_probe.look, (store.uri, name, text), folders)
         finally:
@@ -82,8 +76,8 @@ def check_nodes(store: RunStore) -> None:
     driver = driver_facts()
     for node in look_at_nodes(store, thorough=False):
         faults = [*software_faults(node, driver), storage_fault(node, store.uri)]
-        for fault in filter(None, faults):
-            raise InvalidInput(fault)
+        if any(faults):
+            raise InvalidInput("\n".join(filter(None, faults)))
 
 
 def _alive() -> list[dict[str, Any]]:
