@@ -1,13 +1,10 @@
 """What a cluster has, and what its autoscaler could add: how many workers can ever work at once."""
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from supernet.errors import InvalidInput
-
-logger = logging.getLogger(__name__)
 
 Resources = Mapping[str, float]
 """Of one node, by Ray's names: "CPU", "GPU"."""
@@ -105,10 +102,11 @@ class Cluster:
         most = self.most_slots
         if wanted is None or most is None or wanted <= most:
             return
+        kind = "GPUs" if self.use_gpu else "CPU cores"
         grows = f", and its autoscaler can bring it to {most}" if most > self.slots else ""
         raise InvalidInput(
             f"{setting} must be at most {most}, for the cluster has {self.num_cpus} CPU cores and "
-            f"{self.num_gpus} GPUs{grows}, and one worker takes one of its {self._kind}, but got "
+            f"{self.num_gpus} GPUs{grows}, and one worker takes one of its {kind}, but got "
             f"{wanted}: lower it, leave it out, or add nodes"
         )
 
@@ -119,17 +117,7 @@ class Cluster:
             InvalidInput: as `check`.
         """
         self.check(wanted, setting=setting)
-        count = wanted or max(self.slots, 1)
-        if count > self.slots:
-            logger.info(
-                f"{setting}: waiting for {count - self.slots} more {self._kind} to join, for "
-                f"{count} are needed and {self.slots} are there"
-            )
-        return count
-
-    @property
-    def _kind(self) -> str:
-        return "GPUs" if self.use_gpu else "CPU cores"
+        return wanted or max(self.slots, 1)
 
     def _slots_of(self, resources: Resources) -> int:
         return int(resources.get("GPU" if self.use_gpu else "CPU", 0))

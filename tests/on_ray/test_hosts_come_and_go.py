@@ -1,4 +1,4 @@
-"""Nodes that join and leave the cluster while a stage runs; each node here is a raylet of its own."""
+"""Nodes that join and leave the cluster while a stage runs; each here is a raylet of its own."""
 
 import subprocess
 import sys
