@@ -5,13 +5,17 @@ PYTHON ?= python3.11
 VENV := .venv
 STAMP := $(VENV)/.installed
 
-.PHONY: quickstart test check install clean
+.PHONY: quickstart test test-hosts check install clean
 
 quickstart: install
 	$(VENV)/bin/magic-nas run --config examples/quickstart.yaml --out runs/quickstart
 
 test: check
 	$(VENV)/bin/pytest
+
+# What may fail, on hosts of network namespaces, into docs/reliability.md; needs root and some hours.
+test-hosts: install
+	$(VENV)/bin/python -m tests.hosts
 
 check: install
 	$(VENV)/bin/ruff check .

@@ -55,8 +55,10 @@ class Try:
         self.run = storage / "run"
         self.notes = Notes(cluster.group.folder / "notes")
         prepared.copy(stage, self.run, long=long)
-        self.total = (LONG_STEPS if long else STEPS) if stage == "train" else (
-            LONG_CANDIDATES if long else CANDIDATES
+        self.total = (
+            (LONG_STEPS if long else STEPS)
+            if stage == "train"
+            else (LONG_CANDIDATES if long else CANDIDATES)
         )
         self.result = Result(self.run)
         self.drivers = 0
@@ -129,7 +131,9 @@ class Try:
         trained = sum(len(times) for times in self.notes.times("train").values())
         lost = -(-(trained - 2 * self.total) // 2)
         if lost > CHECKPOINT_STEPS:
-            raise Broken(f"{lost} steps were done again; {CHECKPOINT_STEPS} lie between checkpoints")
+            raise Broken(
+                f"{lost} steps were done again; {CHECKPOINT_STEPS} lie between checkpoints"
+            )
         return {"rows_lost": 0, "steps_lost": lost} | self._seconds(
             self.notes.first_step_after(self.failed_at)
         )
@@ -324,11 +328,11 @@ _RESUMES = "goes on from the last checkpoint"
 _AGAIN = "its children go to others; each is scored once"
 CASES: Mapping[str, Case] = {
     "evaluator-killed": Case("an evaluator process killed", {"search": _AGAIN}, process_killed),
-    "training-worker-killed": Case(
-        "a training worker killed", {"train": _RESUMES}, process_killed
-    ),
+    "training-worker-killed": Case("a training worker killed", {"train": _RESUMES}, process_killed),
     "worker-host-killed": Case(
-        "a worker host killed", {"train": f"{_RESUMES}, on the others", "search": _AGAIN}, host_killed
+        "a worker host killed",
+        {"train": f"{_RESUMES}, on the others", "search": _AGAIN},
+        host_killed,
     ),
     "worker-host-killed-and-back": Case(
         "a worker host killed and back",

@@ -90,8 +90,10 @@ class Host:
         if self._holder is None:
             return
         self.cut()
-        os.kill(self.pid, signal.SIGKILL)
+        self._holder.kill()  # and, with `--kill-child`, all that runs in the host
         self._holder.wait()
+        while _pid_space(self.pid):
+            time.sleep(0.01)
         self._holder = None
         _ip("netns", "del", self._space)
         _ip("link", "del", self._link, check=False)  # goes with its other end, a moment later
@@ -244,7 +246,9 @@ def _ip(*arguments: str, check: bool = True) -> None:
 
 def _children(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
     except OSError:
         return []
 

@@ -107,4 +107,3 @@ def ray_processes(host: Host, title: str) -> list[int]:
     """The processes of actors whose titles hold this word."""
     found = host.processes().items()
     return [pid for pid, text in found if text.startswith("ray::") and title in text]
-

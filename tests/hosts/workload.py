@@ -42,7 +42,7 @@ class Slow(nn.Module):
     def flops(self, length):
         return self.inner.flops(length)
 """
-WORDS = "the a cat dog sees hears runs sleeps over under red small house tree and then".split()
+WORDS = ("a", "cat", "dog", "sees", "hears", "runs", "sleeps", "over", "small", "house", "then")
 LAYERS = 6
 
 
