@@ -23,9 +23,9 @@ head, gcs, client, dashboard, name, *pages = sys.argv[1:]
 
 def answers(name, ask):
     try:
-        print(name, ask(), flush=True)
+        print(">", name, ask(), flush=True)
     except Exception as error:
-        print(name, type(error).__name__, str(error).replace(chr(10), " "), flush=True)
+        print(">", name, type(error).__name__, str(error).replace(chr(10), " "), flush=True)
 
 def ask_gcs():
     from ray._raylet import GcsClient
@@ -108,7 +108,7 @@ def answers(cluster: RayHosts) -> Iterator[Answers]:
 def test_only_the_right_token_comes_in(cluster: RayHosts, answers: Answers, token: str) -> None:
     said = answers["probe", token][1]
     print(said)
-    found = dict(line.split(" ", 1) for line in said.splitlines() if line[0] in "/gc")
+    found = dict(line.split(" ", 2)[1:] for line in said.splitlines() if line.startswith("> "))
     statuses = {text for path, text in found.items() if path.startswith("/")}
     assert len(found) == len(PAGES) + 2, said
     if token == "right":
