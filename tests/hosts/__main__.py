@@ -18,7 +18,7 @@ from types import FrameType
 from typing import Any
 
 from benchmarks.record import provenance
-from tests.hosts.cases import CASES, try_case
+from tests.hosts.cases import CASES, Lab
 from tests.hosts.machines import why_not
 from tests.hosts.table import ROWS, read_rows, write_table
 from tests.hosts.workload import Prepared
@@ -37,8 +37,9 @@ def main() -> int:
         return 2
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
-    prepared = Prepared(options.out.resolve() / "prepared")
-    rows = [_try(*each, prepared, options.out) for each in _todo(options.repeats, options.only)]
+    out = options.out.resolve()
+    with Lab(Prepared(out / "prepared")) as lab:
+        rows = [_try(lab, *each, out) for each in _todo(options.repeats, options.only)]
     write_table(options.repeats)
     return 0 if all(row["ok"] for row in rows) else 1
 
@@ -57,9 +58,9 @@ def _todo(repeats: int, only: str) -> Iterator[tuple[str, str, int]]:
                     yield name, stage, number
 
 
-def _try(name: str, stage: str, number: int, prepared: Prepared, out: Path) -> dict[str, Any]:
+def _try(lab: Lab, name: str, stage: str, number: int, out: Path) -> dict[str, Any]:
     case, began = CASES[name], time.monotonic()
-    found = try_case(case, stage, prepared, out / f"{name}-{stage}-{number}")
+    found = lab.try_case(case, stage, out / f"{name}-{stage}-{number}")
     where = provenance(seeds={})
     row = {"case": name, "stage": stage, "try": number, "promised": case.promised[stage], **found}
     row |= {"wall_s": round(time.monotonic() - began, 1)}

@@ -3,10 +3,11 @@
 import importlib.metadata
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from tests.hosts.workload import (
 
 CPUS = (1, 1, 1)
 BACK_AFTER_S, CUT_S = 10.0, 30.0
-PATIENCE_S = 420.0
+PATIENCE_S = 600.0
 """For anything that a try waits for."""
 OTHER = "transformers"
 """The package that one host has in another version."""
@@ -52,7 +53,7 @@ class Try:
     ) -> None:
         self.cluster, self.stage, self._folder = cluster, stage, folder
         storage = cluster.group.storage
-        self.run = storage / "run"
+        self.run = storage / folder.name
         self.notes = Notes(cluster.group.folder / "notes")
         prepared.copy(stage, self.run, long=long)
         self.total = (
@@ -121,6 +122,10 @@ class Try:
         if not self.result.finished(self.stage):
             raise Broken(f"the stage did not finish: {self.said()[-2000:]}")
         return self._trained() if self.stage == "train" else self._searched()
+
+    def refusal(self) -> dict[str, Any]:
+        """As `outcome`, of a command that was to begin nothing."""
+        return {"rows_lost": 0, "steps_lost": 0} | self._seconds(time.time())
 
     def _trained(self) -> dict[str, Any]:
         steps = [row["step"] for row in self.result.store.rows("train")]
@@ -315,6 +320,7 @@ class Case:
         fail: makes it happen while a run works, and sees the run to its end.
         joins: the third host comes later, and the workload is longer.
         refused: nothing is to start.
+        leaves_whole: the cluster can serve another try.
     """
 
     title: str
@@ -322,12 +328,15 @@ class Case:
     fail: Callable[[Try], str]
     joins: bool = False
     refused: bool = False
+    leaves_whole: bool = False
 
 
 _RESUMES = "goes on from the last checkpoint"
 _AGAIN = "its children go to others; each is scored once"
 CASES: Mapping[str, Case] = {
-    "evaluator-killed": Case("an evaluator process killed", {"search": _AGAIN}, process_killed),
+    "evaluator-killed": Case(
+        "an evaluator process killed", {"search": _AGAIN}, process_killed, leaves_whole=True
+    ),
     "training-worker-killed": Case("a training worker killed", {"train": _RESUMES}, process_killed),
     "worker-host-killed": Case(
         "a worker host killed",
@@ -353,16 +362,19 @@ CASES: Mapping[str, Case] = {
         "the driver killed",
         dict.fromkeys(("train", "search"), "the same command goes on"),
         driver_killed,
+        leaves_whole=True,
     ),
     "head-host-killed": Case(
         "the head host killed",
         dict.fromkeys(("train", "search"), "the same command goes on, on a new cluster"),
         head_killed,
+        leaves_whole=True,
     ),
     "storage-full": Case(
         "the storage full",
         dict.fromkeys(("train", "search"), "exit code 1; with room, the same command goes on"),
         storage_full,
+        leaves_whole=True,
     ),
     "other-version": Case(
         "a worker of another package version",
@@ -373,27 +385,58 @@ CASES: Mapping[str, Case] = {
 }
 
 
-def try_case(case: Case, stage: str, prepared: Prepared, folder: Path) -> dict[str, Any]:
-    """One try on hosts of its own; says what `happened` and whether it was `ok`."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for log in folder.glob("*.log"):
-        log.unlink()
-    with Group() as group:
-        notes = {"MAGIC_NAS_NOTES": str(group.folder / "notes"), "MAGIC_NAS_SLOW_S": str(SLOW_S)}
-        cluster = RayHosts(group, CPUS, log=folder / "ray.log", env=notes)
-        if case.refused:
-            group.start(3, mounts=other_version_mount(group.folder))
-        first: Sequence[int] = (1, 2) if case.fail is host_added else (1, 2, 3)
-        cluster.start(first)
-        attempt = Try(cluster, prepared, stage, folder, long=case.joins)
+class Lab:
+    """The hosts of tries that follow each other; new ones where a try does not leave them whole."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self._prepared = prepared
+        self._group: Group | None = None
+        self._cluster: RayHosts | None = None
+
+    def __enter__(self) -> "Lab":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._group is not None:
+            self._group.__exit__()
+        self._group = self._cluster = None
+
+    def try_case(self, case: Case, stage: str, folder: Path) -> dict[str, Any]:
+        """One try; says what `happened` and whether it was `ok`.
+
+        Args:
+            folder: takes the logs; its name is the run's.
+        """
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        cluster = self._cluster_for(case, folder / "ray.log")
+        attempt = Try(cluster, self._prepared, stage, folder, long=case.joins)
+        whole = False
         try:
             if case.refused:
-                happened = case.fail(attempt)
-                took = {"seconds": round(time.time() - attempt.failed_at, 2)}
-                return {"ok": True, "happened": happened, "rows_lost": 0, "steps_lost": 0, **took}
+                return {"ok": True, "happened": case.fail(attempt)} | attempt.refusal()
             attempt.drive()
             attempt.work_is_on()
             happened = case.fail(attempt)
-            return {"ok": True, "happened": happened, **attempt.outcome()}
+            found = {"ok": True, "happened": happened} | attempt.outcome()
+            whole = case.leaves_whole
+            return found
         except Broken as broken:
             return {"ok": False, "happened": str(broken)}
+        finally:
+            if not whole:
+                self.__exit__()
+
+    def _cluster_for(self, case: Case, log: Path) -> RayHosts:
+        if case.leaves_whole and self._cluster is not None:
+            for run in self._cluster.group.storage.iterdir():
+                shutil.rmtree(run)
+            return self._cluster
+        self.__exit__()
+        self._group = group = Group()
+        notes = {"MAGIC_NAS_NOTES": str(group.folder / "notes"), "MAGIC_NAS_SLOW_S": str(SLOW_S)}
+        self._cluster = RayHosts(group, CPUS, log=log, env=notes)
+        if case.refused:
+            group.start(3, mounts=other_version_mount(group.folder))
+        self._cluster.start((1, 2) if case.fail is host_added else (1, 2, 3))
+        return self._cluster
