@@ -60,8 +60,10 @@ class Progress:
         if not self._terminal:
             self._line()
 
-    def at(self, done: int, note: str = "") -> None:
-        """Say how many are done, with a note such as the loss."""
+    def at(self, done: int, note: str = "", *, total: int | None = None) -> None:
+        """Say how many are done, with a note such as the loss, and of how many if that changed."""
+        if total is not None:
+            self._total = self._bar.total = total
         if done < self._done:
             self._bar.reset()
         self._bar.set_postfix_str(note, refresh=False)

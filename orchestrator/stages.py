@@ -299,7 +299,8 @@ def _show_search(progress: Progress, trackers: Trackers, stream: CandidateStream
     if trackers.due():
         trackers.show("score", stream.rows)
     name, best = stream.objectives.first, stream.best
-    progress.at(stream.done, note=f"best {name} {best[name]:.4g}" if best else "")
+    note = f"best {name} {best[name]:.4g}" if best else ""
+    progress.at(stream.done, note, total=stream.total)
     progress.below(lambda: _live_leaderboard(stream))
 
 

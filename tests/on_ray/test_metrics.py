@@ -35,6 +35,7 @@ pytestmark = [
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 SCRAPE_S = 1
 CHILDREN = 60
+METRIC = "ray_magic_nas_[a-z_]+"
 CODE = """
 import os, time
 from pathlib import Path
@@ -56,7 +57,13 @@ def folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def ray_address(folder: Path) -> Iterator[str]:
+def ray_api() -> str:
+    """Where the dashboard of that cluster will be."""
+    return f"http://127.0.0.1:{free_port()}"
+
+
+@pytest.fixture(scope="module")
+def ray_address(folder: Path, ray_api: str) -> Iterator[str]:
     """A cluster whose metrics are exported, every second."""
     from ray.cluster_utils import Cluster
 
@@ -66,7 +73,7 @@ def ray_address(folder: Path) -> Iterator[str]:
         head_node_args={
             "num_cpus": 2,
             "include_dashboard": True,
-            "dashboard_port": free_port(),
+            "dashboard_port": int(ray_api.rpartition(":")[2]),
             "temp_dir": str(folder / "ray"),
             "_system_config": {"metrics_report_interval_ms": 1000 * SCRAPE_S},
         },
@@ -76,7 +83,7 @@ def ray_address(folder: Path) -> Iterator[str]:
 
 
 class Prometheus:
-    """The real one."""
+    """The real one, in a process of its own."""
 
     def __init__(self, folder: Path) -> None:
         self._url = f"http://127.0.0.1:{free_port()}"
@@ -191,7 +198,10 @@ def start(*arguments: str) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=180)
+    try:
+        output, _ = process.communicate(timeout=240)
+    finally:
+        process.kill()
     assert process.returncode == 0, output
     return output
 
@@ -223,8 +233,20 @@ def test_every_panel_has_data(expression: str, seen: Prometheus) -> None:
     asked = expression.replace("$run", ".*").replace("$__rate_interval", "10s")
     assert "$" not in asked
     assert seen.series(asked), asked
-    for metric in re.findall(r"ray_magic_nas_\w+", asked):
+    for metric in re.findall(METRIC, asked):
         assert seen.series(metric), metric
+
+
+def test_every_metric_has_a_panel(seen: Prometheus) -> None:
+    drawn = {name for value in PANELS for name in re.findall(METRIC, value.values[0])}
+    exported = {series["metric"]["__name__"] for series in seen.series(f'{{__name__=~"{METRIC}"}}')}
+    assert exported == drawn
+
+
+def test_the_jobs_have_names(seen: Prometheus, ray_api: str) -> None:
+    with urllib.request.urlopen(f"{ray_api}/api/jobs/") as answer:
+        names = {job["metadata"].get("job_name") for job in json.load(answer)}
+    assert names == {"aligned", "killed"}
 
 
 def test_a_run_can_be_chosen(seen: Prometheus) -> None:

@@ -76,6 +76,12 @@ def test_elsewhere_there_is_one_line_and_no_text_is_made(capsys):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_stage_that_ends_early_is_done(capsys):
+    with Progress("mine", "search", total=400, unit="child") as progress:
+        progress.at(20, total=20)
+    assert "20/20  100%" in capsys.readouterr().err
+
+
 def test_rate_and_time_left_follow_from_what_was_done_now():
     line = format_line(
         "mine search  ", done=60, total=100, fresh=20, seconds=10.0, unit="child", note="best 3"
