@@ -20,10 +20,15 @@ class BatchSize:
 
     def __init__(self, *, evaluators: int, candidates: int, in_flight: int) -> None:
         self._in_flight = in_flight
-        self._most = max(ROUNDS * evaluators, min(LARGEST, candidates // GENERATIONS))
-        self.size = min(max(evaluators, 8), self._most)
+        self._generation = min(LARGEST, candidates // GENERATIONS)
+        self.size = min(max(evaluators, 8), self._most(evaluators))
 
-    def after(self, *, seconds: float, idle: bool) -> None:
-        """Take what a trial of the present size took, and whether an evaluator waited for work."""
+    def after(self, *, seconds: float, idle: bool, evaluators: int) -> None:
+        """Take what a trial of the present size took, whether an evaluator waited for work, and how
+        many score by now.
+        """
         if idle or seconds < TRIAL_S * self._in_flight:
-            self.size = min(2 * self.size, self._most)
+            self.size = min(2 * self.size, self._most(evaluators))
+
+    def _most(self, evaluators: int) -> int:
+        return max(ROUNDS * evaluators, self._generation)

@@ -12,37 +12,50 @@ Row = dict[str, Any]
 
 ATTEMPTS = 3
 """How often a child is given to an evaluator that dies of it, or beside it."""
+MOVES = 20
+"""How often a child goes elsewhere because a host was lost, which is hardly the child's fault."""
 CHUNKS_AHEAD = 2
 """A chunk is this fraction of an evaluator's share of what waits: early ones are large, so that
 children share prefixes, late ones small, so that all evaluators finish together."""
 
 
 class EvaluatorLost(Exception):
-    """An evaluator died or was cut off while it scored."""
+    """An evaluator died while it scored."""
+
+
+class HostLost(EvaluatorLost):
+    """Its host went, or answers no more."""
 
 
 class PooledEvaluator(Protocol):
     """One evaluator of the pool."""
+
+    async def ready(self) -> None:
+        """Wait until it can score, however long."""
+        ...
 
     async def score_together(self, architectures: Sequence[str]) -> list[Row]:
         """A row per architecture.
 
         Raises:
             EvaluatorLost: if it died.
+            HostLost: if its host is gone or silent; what it still finds is not wanted.
         """
         ...
 
-    async def revive(self) -> None:
-        """Wait until it can score again."""
+    async def host_answers(self) -> bool:
+        """Whether its host can be reached now."""
         ...
 
     async def restart(self) -> None:
-        """Stop what it is doing, then `revive`."""
+        """Stop what it is doing; `ready` waits for its next process."""
         ...
 
 
 class ScoringPool:
     """Scores children on evaluators side by side, whichever is free.
+
+    An evaluator that cannot score yet, or no more, holds up nobody: it gets work once it is ready.
 
     Args:
         failed: makes the row of a child that no evaluator could score, from its error.
@@ -61,12 +74,21 @@ class ScoringPool:
         self._failed = failed
         self._timeout_s = timeout_s
         self._grace_s = grace_s
-        self._queue = _Queue(len(evaluators))
+        self._queue = _Queue()
         self._awaited: dict[str, asyncio.Future[Row]] = {}
         self._attempts: Counter[str] = Counter()
+        self._moves: Counter[str] = Counter()
         self._work = asyncio.Event()
         self._idle = False
-        self._servers = [asyncio.ensure_future(self._serve(one)) for one in evaluators]
+        self.able = 0
+        """Evaluators that can score now."""
+        self._servers: list[asyncio.Future[None]] = []
+        for one in evaluators:
+            self.add(one)
+
+    def add(self, evaluator: PooledEvaluator) -> None:
+        """Give work to this one too."""
+        self._servers.append(asyncio.ensure_future(self._serve(evaluator)))
 
     async def score(self, architectures: Iterable[str]) -> list[Row]:
         """A row per architecture, in their order."""
@@ -83,15 +105,14 @@ class ScoringPool:
         return idle
 
     async def _serve(self, evaluator: PooledEvaluator) -> None:
-        has_worked = False
         try:
             while True:
-                while not (chunk := self._queue.take()):
-                    self._idle |= has_worked
-                    self._work.clear()
-                    await self._work.wait()
-                await self._score(evaluator, chunk)
-                has_worked = True
+                await evaluator.ready()
+                self.able += 1
+                try:
+                    await self._score_while_able(evaluator)
+                finally:
+                    self.able -= 1
         except Exception as error:
             for waiting in self._awaited.values():
                 if not waiting.done():
@@ -99,19 +120,39 @@ class ScoringPool:
             self._awaited.clear()
             raise
 
-    async def _score(self, evaluator: PooledEvaluator, chunk: list[str]) -> None:
-        limit = None if self._timeout_s is None else self._timeout_s * len(chunk) + self._grace_s
-        try:
-            rows = await asyncio.wait_for(evaluator.score_together(chunk), limit)
-        except TimeoutError:
-            self._again(chunk, f"took longer than {self._timeout_s:g} s", alone_is_final=True)
-            await evaluator.restart()
-        except EvaluatorLost as error:
-            self._again(chunk, f"{ATTEMPTS} evaluators died: {error}")
-            await evaluator.revive()
-        else:
+    async def _score_while_able(self, evaluator: PooledEvaluator) -> None:
+        has_worked = False
+        while True:
+            while not (chunk := self._queue.take(len(self._servers))):
+                self._idle |= has_worked
+                self._work.clear()
+                await self._work.wait()
+            limit = None
+            if self._timeout_s is not None:
+                limit = self._timeout_s * len(chunk) + self._grace_s
+            try:
+                rows = await asyncio.wait_for(evaluator.score_together(chunk), limit)
+            except HostLost as error:
+                return self._elsewhere(chunk, error)
+            except EvaluatorLost as error:
+                return self._again(chunk, f"{ATTEMPTS} evaluators died: {error}")
+            except TimeoutError as error:
+                if not await evaluator.host_answers():
+                    return self._elsewhere(chunk, HostLost(str(error)))
+                self._again(chunk, f"took longer than {self._timeout_s:g} s", alone_is_final=True)
+                return await evaluator.restart()
             for text, row in zip(chunk, rows, strict=True):
                 self._done(text, row)
+            has_worked = True
+
+    def _elsewhere(self, chunk: list[str], error: HostLost) -> None:
+        """Give the chunk to whoever is free; that its host was lost counts as no attempt."""
+        self._moves.update(chunk)
+        for text in chunk:
+            if self._moves[text] > MOVES:
+                self._done(text, self._failed(text, f"{MOVES} hosts were lost: {error}"))
+        self._queue.put([text for text in chunk if text in self._awaited])
+        self._work.set()
 
     def _again(self, chunk: list[str], error: str, *, alone_is_final: bool = False) -> None:
         """Give each child out again by itself, to find the one that is to blame."""
@@ -121,19 +162,19 @@ class ScoringPool:
             if final or self._attempts[text] >= ATTEMPTS:
                 self._done(text, self._failed(text, error))
             else:
-                self._queue.put_alone(text)
+                self._queue.put([text])
         self._work.set()
 
     def _done(self, text: str, row: Row) -> None:
         self._attempts.pop(text, None)
+        self._moves.pop(text, None)
         self._awaited.pop(text).set_result(row)
 
 
 class _Queue:
     """What waits: batches in the order they came, each sorted so that prefixes lie together."""
 
-    def __init__(self, evaluators: int) -> None:
-        self._evaluators = evaluators
+    def __init__(self) -> None:
         self._batches: deque[deque[str]] = deque()
         self._waiting = 0
 
@@ -143,16 +184,12 @@ class _Queue:
             self._batches.append(batch)
             self._waiting += len(batch)
 
-    def put_alone(self, text: str) -> None:
-        self._batches.append(deque([text]))
-        self._waiting += 1
-
-    def take(self) -> list[str]:
-        """The next chunk, of one batch; empty where nothing waits."""
+    def take(self, evaluators: int) -> list[str]:
+        """The next chunk, of one batch, where so many evaluators share; empty if nothing waits."""
         if not self._batches:
             return []
         batch = self._batches[0]
-        size = min(len(batch), -(-self._waiting // (CHUNKS_AHEAD * self._evaluators)))
+        size = min(len(batch), -(-self._waiting // (CHUNKS_AHEAD * evaluators)))
         chunk = [batch.popleft() for _ in range(size)]
         self._waiting -= size
         if not batch:

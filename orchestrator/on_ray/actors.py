@@ -138,9 +138,9 @@ class EvaluatorHost:
         self._scorer.load(*self._mapped(checkpoint))
         return self._scorer.version
 
-    def ready(self) -> bool:
-        """Answers once the weights are mapped."""
-        return True
+    def ready(self) -> str:
+        """Answers once the weights are mapped: with the node that it is on."""
+        return str(ray.get_runtime_context().get_node_id())
 
     def score_together(self, architectures: Sequence[str]) -> list[dict[str, Any]]:
         """The rows of some children."""

@@ -14,44 +14,73 @@ import ray
 from ray.exceptions import RayActorError
 
 from orchestrator.on_ray.metrics import ScoringMetrics
-from orchestrator.scoring_pool import EvaluatorLost, Row, ScoringPool
+from orchestrator.on_ray.silence import Watch, raylets
+from orchestrator.scoring_pool import EvaluatorLost, HostLost, Row, ScoringPool
 from orchestrator.store import RunStore
 
 DEATH_NEWS_S = 3.0
 """Ray waits for a second before it tells that an actor died."""
+HEARD_S = 0.5
+"""Between two looks whether a node has fallen silent on which children are."""
+AGAIN_S = 1.0
 
 
 class RayEvaluator:
     """An evaluator actor as the pool knows it; Ray starts it again where it died."""
 
-    def __init__(self, name: str, metrics: ScoringMetrics) -> None:
-        self._actor = ray.get_actor(name)
+    def __init__(self, name: str, metrics: ScoringMetrics, watch: Watch) -> None:
+        self._name = name
+        self._actor: Any = None
         self._metrics = metrics
+        self._watch = watch
+        self._node = ""
+        """On which it was when it was last ready."""
+
+    async def ready(self) -> None:
+        """Wait until Ray has started it, here or elsewhere, and its node answers."""
+        while True:
+            try:
+                self._actor = self._actor or ray.get_actor(self._name)
+                self._node = await self._actor.ready.remote()
+                if self._node not in self._watch.silence:
+                    return
+            except (RayActorError, ValueError):  # died, or its name is not known yet
+                pass
+            await asyncio.sleep(AGAIN_S)
 
     async def score_together(self, architectures: Sequence[str]) -> list[Row]:
         """A row per architecture."""
         with self._metrics.given_out(architectures):
             try:
-                rows: list[Row] = await self._actor.score_together.remote(architectures)
+                rows = await self._while_heard(self._actor.score_together.remote(architectures))
             except RayActorError as error:
+                if not await self.host_answers():
+                    raise HostLost(str(error)) from error
+                self._metrics.count_restart()
                 raise EvaluatorLost(str(error)) from error
         self._metrics.count(rows)
         return rows
 
-    async def revive(self) -> None:
-        """Wait until Ray has started it again."""
-        while True:
-            try:
-                await self._actor.ready.remote()
-                self._metrics.count_restart()
-                return
-            except RayActorError:
-                await asyncio.sleep(1)
+    async def _while_heard(self, reference: Any) -> list[Row]:
+        answer = reference.as_future()
+        try:
+            while not answer.done():
+                if self._node in self._watch.silence:
+                    raise HostLost(f"node {self._node} does not answer")
+                await asyncio.wait([answer], timeout=HEARD_S)
+            rows: list[Row] = answer.result()
+            return rows
+        finally:
+            answer.cancel()
+
+    async def host_answers(self) -> bool:
+        """Whether its node can be reached now."""
+        return await asyncio.to_thread(self._watch.answers, self._node)
 
     async def restart(self) -> None:
-        """Kill the process and wait for the next one."""
+        """Kill the process; Ray starts the next one."""
+        self._metrics.count_restart()
         ray.kill(self._actor, no_restart=False)
-        await self.revive()
 
 
 class Dispatcher:
@@ -59,7 +88,7 @@ class Dispatcher:
 
     Args:
         run_uri: the run's folder.
-        evaluators: the names of their actors.
+        evaluators: the names of their actors, which need not be there yet.
         version: of the weights, for the row of a child that no evaluator survived.
         timeout_s: for each child; None: for ever.
     """
@@ -69,40 +98,58 @@ class Dispatcher:
     ) -> None:
         self._store = RunStore(run_uri)
         self._metrics = ScoringMetrics(self._store.name)
-        self._evaluators = evaluators
+        self._evaluators = dict.fromkeys(evaluators)
         self._version = version
         self._timeout_s = timeout_s
         self._writer = self._store.row_writer("score")
         self._rows: dict[int, list[Row]] = {}
         self._scored = {row["architecture"] for row in self._store.rows("score")}
         self._pool: ScoringPool | None = None
+        self._watch = Watch(raylets)
+
+    async def use(self, evaluators: Sequence[str]) -> int:
+        """Give work to these evaluators too, where they are new; says how many can score now."""
+        pool = self._pool_of_now()
+        for name in evaluators:
+            if name not in self._evaluators:
+                self._evaluators[name] = None
+                pool.add(self._evaluator(name))
+        return pool.able
 
     async def score_batch(self, batch_id: int) -> dict[str, Any]:
         """Score what the batch log names; once this returns, the rows outlive a crash.
 
-        Says how many were `scored`, and whether an evaluator was `idle` since the last batch.
+        Says how many were `scored`, whether an evaluator was `idle` since the last batch, and how
+        many `evaluators` can score now.
         """
-        if self._pool is None:  # made here, for it wants the actor's running event loop
-            self._pool = ScoringPool(
-                [RayEvaluator(name, self._metrics) for name in self._evaluators],
-                failed=self._failed,
-                timeout_s=self._timeout_s,
-                grace_s=DEATH_NEWS_S,
-            )
+        pool = self._pool_of_now()
         batch = self._store.read_json(f"search/batches/{batch_id:06d}.json")
         missing = [text for text in batch["candidates"] if text not in self._scored]
         self._metrics.asked(missing)
-        rows = await self._pool.score(missing)
+        rows = await pool.score(missing)
         for row in rows:
             row["batch_id"] = batch_id
         self._writer.write(rows)
         self._scored.update(missing)
         self._rows[batch_id] = rows
-        return {"scored": len(rows), "idle": self._pool.was_idle()}
+        return {"scored": len(rows), "idle": pool.was_idle(), "evaluators": pool.able}
 
     def take_rows(self, batch_id: int) -> list[Row]:
         """The rows of a scored batch, once."""
         return self._rows.pop(batch_id, [])
+
+    def _pool_of_now(self) -> ScoringPool:
+        if self._pool is None:  # made late, for it wants the actor's running event loop
+            self._pool = ScoringPool(
+                [self._evaluator(name) for name in self._evaluators],
+                failed=self._failed,
+                timeout_s=self._timeout_s,
+                grace_s=DEATH_NEWS_S,
+            )
+        return self._pool
+
+    def _evaluator(self, name: str) -> RayEvaluator:
+        return RayEvaluator(name, self._metrics, self._watch)
 
     def _failed(self, architecture: str, error: str) -> Row:
         row = {

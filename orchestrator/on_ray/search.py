@@ -4,12 +4,11 @@ Tune's cost is per trial, so a trial is a batch; the user's searcher sees single
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import ray
 from ray import tune
-from ray.exceptions import RayActorError
 from ray.tune.search import Searcher
 
 from evaluators.own_scorer import OwnScore
@@ -19,6 +18,7 @@ from orchestrator.on_ray.actors import EvaluatorActor, SuperNetActor
 from orchestrator.on_ray.batch_trial import BatchTrial
 from orchestrator.on_ray.cluster import Cluster
 from orchestrator.on_ray.dispatcher import DispatcherActor
+from orchestrator.on_ray.fleet import Fleet
 from orchestrator.on_ray.names import actor_name, actor_options, beside_driver
 from orchestrator.runs import Run
 from supernet.errors import MagicNasError, StorageFailed
@@ -47,20 +47,26 @@ def search_on_ray(
         StorageFailed: if a batch could not be scored and kept; the same search goes on from there.
         SearchFailing: if most children fail.
     """
-    count = cluster.workers(run.config.search.evaluators, setting="search.evaluators")
-    dispatcher = start_dispatcher(run, evaluator_names(run, count), stream.supernet_version)
+    settings = run.config.search
+    evaluators = cluster.workers(settings.evaluators, setting="search.evaluators")
+    dispatcher = start_dispatcher(run, [], stream.supernet_version)
     actors = [dispatcher]
-    if own is None and run.config.search.scorer is None:
-        supernet = SuperNetActor.options(
-            **actor_options(run, "supernet"), **beside_driver()
-        ).remote(run.store.uri)
-        actors.append(supernet)
-        ray.get(supernet.publish.remote(checkpoint))
     try:
-        evaluators = start_evaluators(run, cluster, checkpoint, own, count=count)
-        actors += evaluators
-        search_with(run, stream, dispatcher, evaluators=count, on_progress=on_progress)
-        return _peak_activation_mib(evaluators)
+        if own is None and settings.scorer is None:
+            supernet = SuperNetActor.options(
+                **actor_options(run, "supernet"), **beside_driver()
+            ).remote(run.store.uri)
+            actors.append(supernet)
+            ray.get(supernet.publish.remote(checkpoint))
+        with Fleet(
+            partial(_start_evaluator, run, cluster, checkpoint, own),
+            lambda number: actor_name(run, f"evaluator-{number}"),
+            need=cluster.slot_resources,
+            wanted=settings.evaluators,
+            dispatcher=dispatcher,
+        ) as fleet:
+            search_with(run, stream, dispatcher, evaluators=evaluators, on_progress=on_progress)
+            return fleet.peak_activation_mib()
     finally:
         for actor in actors:
             ray.kill(actor)
@@ -74,7 +80,7 @@ def search_with(
     evaluators: int,
     on_progress: Callable[[CandidateStream], None],
 ) -> None:
-    """Score the stream's candidates on the evaluators behind the dispatcher, so many.
+    """Score the stream's candidates on the evaluators behind the dispatcher, so many at first.
 
     Raises:
         StorageFailed, SearchFailing: as `search_on_ray`.
@@ -103,11 +109,6 @@ def search_with(
         )
 
 
-def evaluator_names(run: Run, count: int) -> list[str]:
-    """The names of the evaluators of the pool."""
-    return [actor_name(run, f"evaluator-{number}") for number in range(count)]
-
-
 def start_dispatcher(run: Run, evaluators: Sequence[str], version: str) -> Any:
     """The dispatcher of a search; the evaluators need not be there yet."""
     options = actor_options(run, "dispatcher") | beside_driver() | {"max_concurrency": 1000}
@@ -116,28 +117,16 @@ def start_dispatcher(run: Run, evaluators: Sequence[str], version: str) -> Any:
     )
 
 
-def start_evaluators(
-    run: Run, cluster: Cluster, checkpoint: str, own: OwnScore | None, *, count: int
-) -> list[Any]:
-    """So many evaluators, one per slot of the cluster; waits until all are ready."""
+def _start_evaluator(
+    run: Run, cluster: Cluster, checkpoint: str, own: OwnScore | None, name: str
+) -> Any:
     resources = cluster.slot_resources
-    evaluators = [
-        EvaluatorActor.options(
-            **actor_options(run, f"evaluator-{number}")
-            | {"num_cpus": resources["CPU"], "num_gpus": resources.get("GPU", 0)}
-        ).remote(run.store.uri, checkpoint, own)
-        for number in range(count)
-    ]
-    ray.get([evaluator.ready.remote() for evaluator in evaluators])
-    return evaluators
-
-
-def _peak_activation_mib(evaluators: Sequence[Any]) -> float:
-    peaks = [0.0]
-    for evaluator in evaluators:
-        with suppress(RayActorError):  # one that just died does not hold up the search's end
-            peaks.append(ray.get(evaluator.peak_activation_mib.remote()))
-    return max(peaks)
+    return EvaluatorActor.options(
+        name=name,
+        num_cpus=resources["CPU"],
+        num_gpus=resources.get("GPU", 0),
+        max_restarts=-1,
+    ).remote(run.store.uri, checkpoint, own)
 
 
 def _tune(run: Run, dispatcher: Any, searcher: Searcher) -> None:
@@ -212,7 +201,9 @@ class BatchSearcher(Searcher):  # type: ignore[misc]
             return
         self._last_s = result["time_this_iter_s"]
         if isinstance(self._batch_size, BatchSize):
-            self._batch_size.after(seconds=self._last_s, idle=result["idle"])
+            self._batch_size.after(
+                seconds=self._last_s, idle=result["idle"], evaluators=result["evaluators"]
+            )
         try:
             self._stream.tell(batch_id, ray.get(self._dispatcher.take_rows.remote(batch_id)))
         except MagicNasError as problem:  # raised once Tune has put its trials away

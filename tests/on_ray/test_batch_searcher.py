@@ -46,7 +46,7 @@ def searcher_of(monkeypatch):
 
 
 def done(seconds: float, *, idle: bool = False) -> dict[str, object]:
-    return {"time_this_iter_s": seconds, "idle": idle}
+    return {"time_this_iter_s": seconds, "idle": idle, "evaluators": 1}
 
 
 def in_flight_after(searcher: BatchSearcher, seconds: float) -> int:

@@ -1,4 +1,4 @@
-"""Nodes that join and leave the cluster while a stage runs; each here is a raylet of its own."""
+"""Nodes that join and leave while a stage runs; each node here is a raylet of its own."""
 
 import subprocess
 import sys
@@ -8,12 +8,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from orchestrator.store import RunStore
 
 pytestmark = pytest.mark.ray
 
 MINUTES_5 = 300
+CHILDREN = 160
+SCORER = """
+import time
+from pathlib import Path
+
+import ray
+
+def score(child, *, folder):
+    Path(folder, ray.get_runtime_context().get_node_id()).touch()
+    time.sleep(0.2)
+    return {"value": float(len(str(child)))}
+"""
 
 
 @pytest.fixture
@@ -79,3 +92,45 @@ def test_training_whose_only_host_is_lost_waits_for_another_and_goes_on_from_the
     rows = [row["step"] for row in store.rows("train")]
     assert len(rows) == len(set(rows)), "steps that a checkpoint holds were done again"
     assert int(there.removeprefix("step-")) < max(rows) == steps
+
+
+def test_a_search_uses_a_node_that_joins_and_does_without_one_that_leaves(
+    ray_cluster: Any, join: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "own.py").write_text(SCORER)
+    used = tmp_path / "nodes"
+    used.mkdir()
+    settings = {
+        "user_code": str(tmp_path),
+        "space": {"layers": 6},
+        "search": {
+            "scorer": {"name": "own:score", "folder": str(used)},
+            "searcher": {"name": "random"},
+            "objectives": {"value": "max"},
+            "candidates": CHILDREN,
+            "batch_size": 20,
+        },
+    }
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(settings))
+    store = RunStore(tmp_path / "run")
+    command = Command(
+        tmp_path,
+        *("search", "--config", tmp_path / "config.yaml", "--out", tmp_path / "run"),
+        *("--address", ray_cluster.address),
+    )
+    command.wait_until(lambda: len(store.rows("score")) >= 20)
+    joined = join(num_cpus=1)
+    command.wait_until(lambda: joined.node_id in names_in(used))
+    ray_cluster.remove_node(joined)
+    left = len(store.rows("score"))
+    command.finish()
+
+    rows = store.rows("score")
+    assert left < CHILDREN, "the search was over before the node left"
+    assert len(rows) == len({row["architecture"] for row in rows}) == CHILDREN
+    assert {row["error"] for row in rows} == {None}
+    assert len(names_in(used)) == 3
+
+
+def names_in(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}

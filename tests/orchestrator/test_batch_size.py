@@ -8,7 +8,7 @@ from orchestrator.batch_size import LARGEST, BatchSize
 def size_after(seconds, *, idle=False, evaluators=2, candidates=10_000, trials=20):
     size = BatchSize(evaluators=evaluators, candidates=candidates, in_flight=3)
     for _ in range(trials):
-        size.after(seconds=seconds, idle=idle)
+        size.after(seconds=seconds, idle=idle, evaluators=evaluators)
     return size.size
 
 
@@ -35,3 +35,10 @@ def test_a_search_keeps_its_generations_unless_evaluators_would_wait(
 
 def test_the_first_batch_has_a_child_for_every_evaluator():
     assert size_after(60.0, evaluators=64, candidates=100, trials=0) == 64
+
+
+def test_evaluators_that_join_get_larger_batches():
+    size = BatchSize(evaluators=1, candidates=20, in_flight=3)
+    assert size.size == 4
+    size.after(seconds=60.0, idle=True, evaluators=3)
+    assert size.size == 8

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from orchestrator.scoring_pool import EvaluatorLost, ScoringPool
+from orchestrator.scoring_pool import MOVES, EvaluatorLost, HostLost, ScoringPool
 
 CHILDREN = [f"{a}-{b}-{c}" for c in "xy" for b in "xy" for a in "xyz"]
 
@@ -12,8 +12,15 @@ CHILDREN = [f"{a}-{b}-{c}" for c in "xy" for b in "xy" for a in "xyz"]
 class Evaluator:
     """Scores by length after a turn of the loop; `trouble` may raise or wait instead."""
 
-    def __init__(self, trouble=None):
-        self.chunks, self.trouble, self.revived, self.restarted = [], trouble, 0, 0
+    def __init__(self, trouble=None, *, ready=True, host_answers=True):
+        self.chunks, self.trouble, self.began, self.restarted = [], trouble, 0, 0
+        self.is_ready, self.answers = asyncio.Event(), host_answers
+        if ready:
+            self.is_ready.set()
+
+    async def ready(self):
+        await self.is_ready.wait()
+        self.began += 1
 
     async def score_together(self, architectures):
         self.chunks.append(list(architectures))
@@ -22,8 +29,8 @@ class Evaluator:
             await self.trouble(architectures)
         return [{"architecture": text, "score": len(text)} for text in architectures]
 
-    async def revive(self):
-        self.revived += 1
+    async def host_answers(self):
+        return self.answers
 
     async def restart(self):
         self.restarted += 1
@@ -76,7 +83,7 @@ def test_children_of_an_evaluator_that_dies_are_scored_all_the_same():
     evaluator = Evaluator(die)
     (rows,) = score([evaluator], CHILDREN)
     assert all("score" in row for row in rows) and len(rows) == len(CHILDREN)
-    assert evaluator.revived == 3
+    assert evaluator.began == 4
 
 
 def test_a_child_that_kills_three_evaluators_becomes_a_row_and_takes_none_with_it():
@@ -105,3 +112,56 @@ def test_an_error_of_an_evaluator_reaches_whoever_waits():
 
     with pytest.raises(KeyError, match="no such operator"):
         score([Evaluator(fail)], CHILDREN)
+
+
+def test_an_evaluator_that_is_not_ready_holds_up_nobody():
+    absent, there = Evaluator(ready=False), Evaluator()
+    (rows,) = score([absent, there], CHILDREN)
+    assert len(rows) == len(CHILDREN) and not absent.chunks
+
+
+def test_an_evaluator_that_joins_gets_work():
+    async def run():
+        pool = ScoringPool([], failed=failed)
+        scoring = asyncio.ensure_future(pool.score(CHILDREN))
+        await asyncio.sleep(0.01)
+        assert not scoring.done() and pool.able == 0
+        joined = Evaluator()
+        pool.add(joined)
+        rows = await scoring
+        assert pool.able == 1
+        return rows, joined
+
+    rows, joined = asyncio.run(asyncio.wait_for(run(), timeout=20))
+    assert sum(map(len, joined.chunks)) == len(rows) == len(CHILDREN)
+
+
+def test_children_of_a_host_that_is_lost_go_elsewhere_without_counting_an_attempt():
+    losses = 0
+
+    async def lose(_):
+        nonlocal losses
+        losses += 1
+        if losses <= 10:
+            raise HostLost("gone")
+
+    (rows,) = score([Evaluator(lose)], CHILDREN)
+    assert losses > 10 and all("score" in row for row in rows)
+
+
+def test_children_that_are_always_on_hosts_that_are_lost_are_given_up_at_last():
+    async def lose(_):
+        raise HostLost("gone")
+
+    (rows,) = score([Evaluator(lose)], CHILDREN[:1])
+    assert rows == [failed(CHILDREN[0], f"{MOVES} hosts were lost: gone")]
+
+
+def test_a_child_that_takes_too_long_on_a_host_that_is_cut_off_is_not_to_blame():
+    async def cut(_):
+        off.is_ready.clear()
+        await asyncio.sleep(60)
+
+    off, there = Evaluator(cut, host_answers=False), Evaluator()
+    (rows,) = score([off, there], CHILDREN, timeout_s=0.02)
+    assert all("score" in row for row in rows) and not off.restarted
