@@ -5,11 +5,11 @@
 Our search at 2,000 and 20,000 candidates and bare Ray Tune with one trial per candidate at 2,000
 take turns on one cluster of this machine, each in a driver process of its own; the time runs from
 the first candidate asked to the last one told, so that neither's start-up counts. Both use the
-random searcher. Then 64 simulated evaluators, many to a process, that take 1 s for each child.
+random searcher. Then 256 simulated evaluators, many to a process, that take 1 s for each child.
 
 `growth` is our time per candidate at 20,000 over that at 2,000, `driver_gib` the driver's peak
 memory at 20,000, `bytes_per_candidate` the most that the run's folder held at 20,000, over the
-candidates, and `simulated_fraction` the candidates per second after the first batch over 64.
+candidates, and `simulated_fraction` the candidates per second after the first batch over 256.
 """
 
 import argparse
@@ -36,7 +36,7 @@ SEED = 0
 SPACE = {"layers": 8}
 """The quickstart's space, 5**8 children."""
 OBJECTIVE = "value"
-SIMULATED = 64
+SIMULATED = 256
 PROCESSES = 4
 """That the simulated evaluators share."""
 
@@ -251,7 +251,7 @@ def run(*, quick: bool) -> dict[str, Any]:
     """Take turns on one cluster."""
     import ray
 
-    small, large, turns, long = (200, 2000, 1, 200) if quick else (2000, 20_000, 3, 2400)
+    small, large, turns, long = (200, 2000, 1, 1024) if quick else (2000, 20_000, 3, 7680)
     context = ray.init(
         address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, namespace="bench"
     )

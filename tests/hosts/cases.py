@@ -174,7 +174,7 @@ class Try:
 
 def work_process(attempt: Try, number: int) -> int:
     """A training worker or an evaluator on a host; 0 where there is none."""
-    title = "TrainWorker" if attempt.stage == "train" else "valuator"
+    title = "RayTrainWorker" if attempt.stage == "train" else "evaluator-"
     return next(iter(ray_processes(attempt.cluster.group.hosts[number], title)), 0)
 
 
@@ -337,7 +337,9 @@ CASES: Mapping[str, Case] = {
     "evaluator-killed": Case(
         "an evaluator process killed", {"search": _AGAIN}, process_killed, leaves_whole=True
     ),
-    "training-worker-killed": Case("a training worker killed", {"train": _RESUMES}, process_killed),
+    "training-worker-killed": Case(
+        "a training worker killed", {"train": _RESUMES}, process_killed, leaves_whole=True
+    ),
     "worker-host-killed": Case(
         "a worker host killed",
         {"train": f"{_RESUMES}, on the others", "search": _AGAIN},

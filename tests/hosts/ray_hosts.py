@@ -104,6 +104,6 @@ def ray_program() -> str:
 
 
 def ray_processes(host: Host, title: str) -> list[int]:
-    """The processes of actors whose titles hold this word."""
+    """The processes of actors whose titles begin with this."""
     found = host.processes().items()
-    return [pid for pid, text in found if text.startswith("ray::") and title in text]
+    return [pid for pid, text in found if text.startswith(f"ray::{title}")]
