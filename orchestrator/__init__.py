@@ -1,4 +1,4 @@
-"""magic-nas from Python: `run`, `search`, `load_leaderboard` and the configuration.
+"""magic-nas from Python: the configuration, `run`, `search`, and what they leave.
 
 Nothing heavy is imported before it is used.
 """
@@ -11,16 +11,18 @@ if TYPE_CHECKING:
     from orchestrator.config import load as load_config
     from orchestrator.driver import run as run
     from orchestrator.driver import search as search
+    from orchestrator.handover import export_folder as export_folder
     from orchestrator.leaderboard import load_leaderboard as load_leaderboard
 
 _HOMES = {
     "Config": ("orchestrator.config", "Config"),
+    "export_folder": ("orchestrator.handover", "export_folder"),
     "load_config": ("orchestrator.config", "load"),
     "load_leaderboard": ("orchestrator.leaderboard", "load_leaderboard"),
     "run": ("orchestrator.driver", "run"),
     "search": ("orchestrator.driver", "search"),
 }
-__all__ = ["Config", "load_config", "load_leaderboard", "run", "search"]
+__all__ = ["Config", "export_folder", "load_config", "load_leaderboard", "run", "search"]
 
 
 def __getattr__(name: str) -> Any:

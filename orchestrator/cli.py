@@ -166,18 +166,20 @@ def _add_overrides(command: argparse.ArgumentParser, example: str) -> None:
 
 
 def _run(options: argparse.Namespace) -> None:
-    from orchestrator.config import load
+    from orchestrator.config import load, override
     from orchestrator.driver import run
-    from orchestrator.runs import CONFIG
+    from orchestrator.runs import CONFIG, Run
     from orchestrator.store import RunStore
     from orchestrator.summary import print_summary
 
     store = RunStore(options.out)
-    config = options.config
-    if config is None and store.exists(CONFIG):
-        config = store.local_path(CONFIG)
+    store.check_writable()
+    if options.config is None and store.exists(CONFIG):
+        config = override(Run.open(options.out).config, options.overrides)
+    else:
+        config = load(options.config, options.overrides)
     finished = run(
-        load(config, options.overrides),
+        config,
         out=options.out,
         address=options.address,
         local=options.local,
@@ -193,7 +195,7 @@ def _report(options: argparse.Namespace) -> None:
 
     store = Run.open(options.out).store
     write_report(store)
-    print(f"{store.uri}/report.html")
+    print(store.uri_of("report.html"))
 
 
 def _rank(options: argparse.Namespace) -> None:
@@ -209,8 +211,8 @@ def _rank(options: argparse.Namespace) -> None:
         local=options.local,
     )
     print(format_ranking(summary))
-    uri = RunStore(options.run).uri
-    print("".join(f"\n{uri}/{name}" for name in (FRAME, SUMMARY, "report.html")))
+    store = RunStore(options.run)
+    print("".join(f"\n{store.uri_of(name)}" for name in (FRAME, SUMMARY, "report.html")))
 
 
 def _show(options: argparse.Namespace) -> None:
@@ -225,8 +227,8 @@ def _interference(options: argparse.Namespace) -> None:
     from orchestrator.store import RunStore
 
     print(format_findings(interference(options.run, options.overrides)))
-    uri = RunStore(options.run).uri
-    print("".join(f"\n{uri}/{name}" for name in (ROWS, SUMMARY, "report.html")))
+    store = RunStore(options.run)
+    print("".join(f"\n{store.uri_of(name)}" for name in (ROWS, SUMMARY, "report.html")))
 
 
 def _latency(options: argparse.Namespace) -> None:
@@ -235,7 +237,7 @@ def _latency(options: argparse.Namespace) -> None:
     from orchestrator.store import RunStore
 
     print(format_latency(latency(options.run, options.overrides)))
-    print(f"\n{RunStore(options.run).uri}/{LATENCY}")
+    print(f"\n{RunStore(options.run).uri_of(LATENCY)}")
 
 
 def _doctor(options: argparse.Namespace) -> int:

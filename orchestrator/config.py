@@ -133,8 +133,20 @@ def load(path: str | Path | None, overrides: Iterable[str] = ()) -> Config:
         InvalidInput: if the file is missing or no YAML, or a key or value breaks a rule.
     """
     values = _read(Path(path)) if path else {}
-    for override in overrides:
-        _apply(values, override)
+    for text in overrides:
+        _apply(values, text)
+    return parse(values)
+
+
+def override(config: Config, overrides: Iterable[str]) -> Config:
+    """The configuration with `a.b=c` overrides.
+
+    Raises:
+        InvalidInput: if a key or value breaks a rule.
+    """
+    values = config.model_dump(mode="json")
+    for text in overrides:
+        _apply(values, text)
     return parse(values)
 
 

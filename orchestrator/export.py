@@ -17,6 +17,7 @@ from orchestrator.leaderboard import human
 from orchestrator.operator_source import custom_sources
 from supernet.configuration_magic_nas import MagicNasConfig
 from supernet.errors import InvalidInput
+from supernet.manifest import write_manifest
 from supernet.model import SuperNet
 from supernet.modeling_magic_nas import MagicNasForMaskedLM
 from supernet.space import Architecture
@@ -65,6 +66,7 @@ def export_model(
         _write_tokenizer(tokenizer_folder, partial, max_length=model.shape.max_length)
         _write_code(partial, sources)
         (partial / "README.md").write_text(card, encoding="utf-8")
+        write_manifest(partial)
         _replace(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

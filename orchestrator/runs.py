@@ -13,15 +13,16 @@ from pathlib import Path
 import yaml
 
 from evaluators.latency import LatencyTable
-from orchestrator.config import Config, load, parse
+from orchestrator.config import Config, override, parse
 from orchestrator.limits import Limits
+from orchestrator.node_copy import folder_here
 from orchestrator.store import RunStore
 from supernet.cost import CostModel
 from supernet.data.masking import Batch, TrainBatches, eval_batches
 from supernet.data.packed import PackedDataset
-from supernet.data.summary import FILE_NAME as SUMMARY
 from supernet.data.summary import DataSummary
 from supernet.errors import InvalidInput
+from supernet.manifest import MANIFEST
 from supernet.model import TextShape
 from supernet.sampler import PathSampler, build_sampler
 from supernet.space import Architecture, SearchSpace
@@ -73,7 +74,7 @@ class Run:
                 f"a measurement changes nothing but keys of '{section}', but got --set "
                 f"{foreign[0]}: the rest is the run's; for other settings train another run"
             )
-        return cls(run.store, load(run.store.local_path(CONFIG), overrides))
+        return cls(run.store, override(run.config, overrides))
 
     @cached_property
     def space(self) -> SearchSpace:
@@ -82,13 +83,13 @@ class Run:
 
     @cached_property
     def data_folder(self) -> Path:
-        """Where the prepared data lies on this machine."""
-        return self.store.local_path("data")
+        """Where the prepared data lies on this machine, checked against its manifest."""
+        return folder_here(self.store, "data")
 
     @property
     def has_data(self) -> bool:
         """Whether the data stage has come to its end."""
-        return self.store.exists(f"data/{SUMMARY}")
+        return self.store.exists(f"data/{MANIFEST}")
 
     @cached_property
     def summary(self) -> DataSummary:

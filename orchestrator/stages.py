@@ -20,6 +20,7 @@ from orchestrator.leaderboard import (
     load_leaderboard,
     write_leaderboard,
 )
+from orchestrator.node_copy import folder_to_fill
 from orchestrator.objectives import Objectives
 from orchestrator.progress import Progress
 from orchestrator.runinfo import update_info
@@ -154,12 +155,15 @@ def workers(
 def prepare_data(run: Run) -> None:
     """Read, split, tokenise, pack; what an attempt that was killed has left is removed first."""
     run.store.delete("data")
-    for left in run.data_folder.parent.glob(".data-*"):
-        shutil.rmtree(left)
-    with Progress(run.store.name, "data", total=0, unit="doc") as progress:
+    with (
+        folder_to_fill(run.store, "data") as folder,
+        Progress(run.store.name, "data", total=0, unit="doc") as progress,
+    ):
+        for left in folder.parent.glob(".data-*"):
+            shutil.rmtree(left)
         prepare(
             run.config.data,
-            run.data_folder,
+            folder,
             seed=run.config.seed,
             on_progress=lambda what, done, total: progress.at(done, note=what),
         )

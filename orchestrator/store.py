@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import socket
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,8 @@ from supernet.errors import InvalidInput, MagicNasError, StorageFailed
 
 READERS = 16
 """Files that are read from an object store at once, for each costs a round trip."""
+CHUNK = 2**23
+"""Bytes of a large file that are held in memory at a time."""
 _PART = re.compile(
     r"(?P<kind>[a-z_]+)-(?P<label>[a-z0-9_]*?)(?P<writer>\d{4})-(?P<number>\d{6})\.jsonl\Z"
 )
@@ -55,9 +58,14 @@ class RunStore:
         """What a person calls a file of the run, without the options of the storage."""
         return f"{self.uri.partition('?')[0]}/{name}"
 
-    def place(self, name: str) -> tuple[Any, str]:
-        """The file system and a folder's path on it, for libraries that take the two."""
-        return self._files, self._full(name)
+    @property
+    def files(self) -> Any:
+        """The file system of pyarrow's that the folder lies on."""
+        return self._files
+
+    def path(self, name: str = "") -> str:
+        """Where a file lies on that file system."""
+        return f"{self._root}/{name}" if name else self._root
 
     def local_path(self, name: str = "") -> Path:
         """Where a file lies on this machine, for libraries that read and write paths.
@@ -69,7 +77,7 @@ class RunStore:
             raise InvalidInput(
                 f"this needs a run's folder on a local or shared disk, but got {self.uri}"
             )
-        return Path(self._full(name))
+        return Path(self.path(name))
 
     def check_writable(self) -> None:
         """Write a small file, read it back and remove it; no folder is left that was not there.
@@ -100,7 +108,7 @@ class RunStore:
     def exists(self, name: str = "") -> bool:
         """Whether the file or folder is there."""
         with self._reaching(name):
-            return bool(self._files.get_file_info(self._full(name)).type != fs.FileType.NotFound)
+            return bool(self._files.get_file_info(self.path(name)).type != fs.FileType.NotFound)
 
     def names(self, folder: str) -> list[str]:
         """Names of what lies directly in a folder, sorted; none where there is no folder.
@@ -108,13 +116,13 @@ class RunStore:
         Raises:
             InvalidInput: if there is a file in its place.
         """
-        selector = fs.FileSelector(self._full(folder), allow_not_found=True)
+        selector = fs.FileSelector(self.path(folder), allow_not_found=True)
         try:
             with self._reaching(folder):
                 found = self._files.get_file_info(selector)
         except NotADirectoryError:
             raise InvalidInput(
-                f"{self._full(folder)} must be a folder, but is a file: name another with --out"
+                f"{self.path(folder)} must be a folder, but is a file: name another with --out"
             ) from None
         return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
@@ -125,7 +133,7 @@ class RunStore:
             InvalidInput: if there is no such file, or its disk cannot read it.
         """
         try:
-            with self._reaching(name), self._files.open_input_stream(self._full(name)) as stream:
+            with self._reaching(name), self._files.open_input_stream(self.path(name)) as stream:
                 return bytes(stream.read())
         except OSError as error:
             raise InvalidInput(f"cannot read {name} in the run {self.uri}: {error}") from error
@@ -136,7 +144,7 @@ class RunStore:
         Raises:
             StorageFailed: if the storage refuses; the file is then as it was before.
         """
-        path = self._full(name)
+        path = self.path(name)
         folder, _, base = path.rpartition("/")
         part = f"{folder}/.{base}.{os.getpid()}.part" if self.on_disk else path
         try:
@@ -154,6 +162,36 @@ class RunStore:
                 f"cannot write {name} ({len(data)} bytes) to {self.uri}: {error}; what was written "
                 f"before is intact: make room or mend the access, then run the same command again"
             ) from error
+
+    def upload(self, source: Path, name: str) -> None:
+        """Write a file of this machine's disk, of any size.
+
+        Raises:
+            StorageFailed: if the storage refuses.
+        """
+        try:
+            with source.open("rb") as file, self._files.open_output_stream(self.path(name)) as to:
+                shutil.copyfileobj(file, to, CHUNK)
+        except OSError as error:
+            raise StorageFailed(
+                f"cannot write {name} to {self.uri}: {error}; make room or mend the access, then "
+                f"run the same command again"
+            ) from error
+
+    def download(self, name: str, target: Path) -> None:
+        """Read a file, of any size, to this machine's disk.
+
+        Raises:
+            InvalidInput: if there is no such file.
+            StorageFailed: if the storage cannot be reached.
+        """
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("wb") as file, self._reaching(name):
+            try:
+                with self._files.open_input_stream(self.path(name)) as stream:
+                    shutil.copyfileobj(stream, file, CHUNK)
+            except FileNotFoundError as error:
+                raise InvalidInput(f"cannot read {name} in the run {self.uri}: {error}") from error
 
     def read_json(self, name: str) -> Any:
         """A JSON file's value.
@@ -174,11 +212,11 @@ class RunStore:
     def delete(self, name: str) -> None:
         """Remove a file or a folder with all that it holds; nothing where it is not there."""
         with self._reaching(name):
-            info = self._files.get_file_info(self._full(name))
+            info = self._files.get_file_info(self.path(name))
             if info.type == fs.FileType.Directory:
-                self._files.delete_dir(self._full(name))
+                self._files.delete_dir(self.path(name))
             elif info.type == fs.FileType.File:
-                self._files.delete_file(self._full(name))
+                self._files.delete_file(self.path(name))
 
     def row_writer(self, kind: str, label: str = "") -> "RowWriter":
         """A new writer of rows of one kind ("score", "train", …); its number is not yet in use.
@@ -225,9 +263,6 @@ class RunStore:
             with suppress(OSError):
                 for path in made:
                     path.rmdir()
-
-    def _full(self, name: str) -> str:
-        return f"{self._root}/{name}" if name else self._root
 
 
 class RowWriter:

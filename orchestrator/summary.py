@@ -27,7 +27,7 @@ def print_summary(run: Run) -> None:
     if written:
         print("\nWritten")
         for name, text in written:
-            print(f"  {store.uri}/{name}  ({text})")
+            print(f"  {store.uri_of(name)}  ({text})")
 
 
 def format_comparison(info: dict[str, Any]) -> str:

@@ -7,13 +7,16 @@ storage is looked at first.
 """
 
 import importlib
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator.objectives import Objectives
 from orchestrator.runs import Run
+from orchestrator.store import RunStore
 from supernet.errors import InvalidInput
 from supernet.space import Architecture
 
@@ -119,6 +122,30 @@ def scalars(kind: str, number: int, row: Row) -> tuple[int, dict[str, float]]:
     return int(row[_STEPS[kind]]) if kind in _STEPS else number, values
 
 
+class _OnDisk:
+    """A file or folder of the run that a library writes by path; on an object store, a copy."""
+
+    def __init__(self, store: RunStore, name: str) -> None:
+        self._store, self._name = store, name
+        self._copy = None if store.on_disk else tempfile.TemporaryDirectory()
+        self.path = Path(self._copy.name, name) if self._copy else store.local_path(name)
+
+    def publish(self) -> None:
+        """Upload the copy as it is now."""
+        if not self._copy:
+            return
+        for file in (self.path, *self.path.rglob("*")):
+            if file.is_file():
+                name = file.relative_to(self.path.parent).as_posix()
+                self._store.upload(file, name)
+
+    def close(self) -> None:
+        """Upload the copy and remove it from this machine."""
+        self.publish()
+        if self._copy:
+            self._copy.cleanup()
+
+
 class TensorBoardTracker:
     """Event files under `tensorboard` in the run's folder."""
 
@@ -126,7 +153,8 @@ class TensorBoardTracker:
         from tensorboardX import SummaryWriter
 
         run.store.delete("tensorboard")
-        self._writer = SummaryWriter(str(run.store.local_path("tensorboard")))
+        self._folder = _OnDisk(run.store, "tensorboard")
+        self._writer = SummaryWriter(str(self._folder.path))
 
     def write(self, kind: str, first: int, rows: Sequence[Row]) -> None:
         """See `Tracker`."""
@@ -134,10 +162,12 @@ class TensorBoardTracker:
             for name, value in values.items():
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
+        self._folder.publish()
 
     def close(self) -> None:
         """See `Tracker`."""
         self._writer.close()
+        self._folder.close()
 
 
 class WandbTracker:
@@ -153,7 +183,7 @@ class WandbTracker:
             name=run.store.name,
             id=known.get("wandb", {}).get("id"),
             resume="allow",
-            dir=str(run.store.local_path()),
+            dir=str(run.store.local_path()) if run.store.on_disk else None,
             config=run.config.model_dump(mode="json"),
         )
         for kind in KINDS:
@@ -220,9 +250,10 @@ class OptunaTracker:
 
         objectives = Objectives.of(run.config.search.objectives)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        journal = str(run.store.local_path("optuna.journal"))
+        self._journal = _OnDisk(run.store, "optuna.journal")
+        journal = JournalFileBackend(str(self._journal.path))
         self._study = optuna.create_study(
-            storage=storage or optuna.storages.JournalStorage(JournalFileBackend(journal)),
+            storage=storage or optuna.storages.JournalStorage(journal),
             study_name=run.store.name,
             directions=[f"{mode}imize" for _, mode in objectives.modes],  # type: ignore[misc]
             load_if_exists=True,
@@ -243,6 +274,7 @@ class OptunaTracker:
             self._study.add_trials(
                 [self._trial(row) for row in rows if row["architecture"] not in self._there]
             )
+            self._journal.publish()
 
     def _trial(self, row: Row) -> Any:
         import optuna
@@ -259,6 +291,7 @@ class OptunaTracker:
 
     def close(self) -> None:
         """See `Tracker`."""
+        self._journal.close()
 
 
 _TRACKERS: dict[str, Any] = {

@@ -36,7 +36,8 @@ def retrain_on_ray(
             param_space={"model": tune.grid_search([model.name for model in models])},
             run_config=tune.RunConfig(
                 name="retrain",
-                storage_path=str(run.store.local_path("ray")),
+                storage_filesystem=run.store.files,
+                storage_path=run.store.path("ray"),
                 failure_config=tune.FailureConfig(max_failures=2),
                 callbacks=[_Progress(on_progress)],
                 verbose=0,

@@ -136,7 +136,8 @@ def _tune(run: Run, dispatcher: Any, searcher: Searcher) -> None:
         tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
         run_config=tune.RunConfig(
             name="search",
-            storage_path=str(run.store.local_path("ray")),
+            storage_filesystem=run.store.files,
+            storage_path=run.store.path("ray"),
             failure_config=tune.FailureConfig(max_failures=TRIAL_FAILURES),
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             verbose=0,

@@ -124,7 +124,8 @@ def _fit_while_it_gets_on(
         newest = max(run.store.names(SUPERNET), default="")
         run_config = ray.train.RunConfig(
             name=f"train-{number}",
-            storage_path=str(run.store.local_path("ray")),
+            storage_filesystem=run.store.files,
+            storage_path=run.store.path("ray"),
             failure_config=ray.train.FailureConfig(
                 max_failures=WORKER_FAILURES,
                 controller_failure_limit=-1,  # such as waits of a minute for room

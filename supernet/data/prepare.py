@@ -25,6 +25,7 @@ from supernet.data.spool import SpoolWriter, read_spool
 from supernet.data.summary import DataSummary, check_batch
 from supernet.data.vocabulary import encode, make_tokenizer, save_tokenizer
 from supernet.errors import InvalidInput, StorageFailed
+from supernet.manifest import write_manifest
 from supernet.settings import DataSettings
 
 __all__ = ["INSTALLED_DOCS", "check_batch", "prepare"]
@@ -97,6 +98,7 @@ class _Preparation:
         _require_sequences(summary)
         summary = self._measure(summary)
         summary.save(self.built)
+        write_manifest(self.built)
         return summary
 
     def _spool_documents(self) -> tuple[Path, Borders]:

@@ -13,7 +13,7 @@ FILE_NAME = "summary.json"
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Written last into the folder of prepared data, as summary.json."""
+    """Written into the folder of prepared data, as summary.json."""
 
     source: str
     """A line on where the text is from."""

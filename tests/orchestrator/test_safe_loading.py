@@ -20,6 +20,7 @@ from orchestrator.runs import Run
 from orchestrator.store import RunStore
 from supernet.checkpoint import latest_checkpoint, load_checkpoint
 from supernet.errors import CheckpointDamaged, InvalidInput
+from supernet.manifest import write_manifest
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("orchestrator", "evaluators", "supernet", "benchmarks", "examples")
@@ -107,11 +108,12 @@ def test_an_override_that_names_a_python_object_is_refused(mark: Path) -> None:
         load_config(None, [f"seed=!!python/object/apply:os.mkdir [{mark}]"])
 
 
-def test_counts_with_pickled_objects_are_refused(
+def test_counts_with_pickled_objects_are_refused_whatever_their_manifest_says(
     command: Any, own_trained_run: Path, mark: Path
 ) -> None:
     (path,) = (own_trained_run / "data").glob("*.npy")
     np.save(path, np.array([Payload(mark)], dtype=object), allow_pickle=True)
+    write_manifest(path.parent)
     for name in ("supernet", "rows"):
         shutil.rmtree(own_trained_run / name)
     info = json.loads((own_trained_run / "run.json").read_text())
