@@ -80,20 +80,16 @@ def answers(cluster: RayHosts) -> Iterator[Answers]:
     head, outside = cluster.head.address, cluster.group.hosts[2]
     ports = [str(port) for port in (PORT, CLIENT_PORT, DASHBOARD_PORT)]
     pages = [page + head if page.endswith("=") else page for page in PAGES]
-    commands = {
-        "probe": ["-c", PROBE, head, *ports, "{token}", *pages],
-        "run": ["-m", "orchestrator.cli", "run", "--address", cluster.address, "--out", "/tmp/run"],
-    }
-    processes = {
-        (what, token): outside.popen(
-            [sys.executable, *[word.replace("{token}", token) for word in command]],
-            log=subprocess.PIPE,
-            env=ENV | TOKENS[token],
-        )
-        for what, command in commands.items()
-        for token in TOKENS
-        if (what, token) != ("run", "right")
-    }
+    processes = {}
+    for token, variables in TOKENS.items():
+        commands = {"probe": ["-c", PROBE, head, *ports, token, *pages]}
+        if token != "right":
+            words = ["run", "--address", cluster.address, "--out", "/tmp/run"]
+            commands["run"] = ["-m", "orchestrator.cli", *words]
+        for what, command in commands.items():
+            processes[what, token] = outside.popen(
+                [sys.executable, *command], log=subprocess.PIPE, env=ENV | variables
+            )
     try:
         yield {
             key: (process.communicate(timeout=120)[0].decode(), process.returncode)[::-1]
