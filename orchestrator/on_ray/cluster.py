@@ -17,7 +17,7 @@ from ray._private.authentication.authentication_token_setup import (
 from ray._private.authentication.authentication_utils import is_token_auth_enabled
 from ray._private.grpc_utils import init_grpc_channel
 from ray._raylet import AuthenticationTokenLoader  # type: ignore[attr-defined]
-from ray.exceptions import RayError
+from ray.exceptions import AuthenticationError, RayError
 from ray.job_config import JobConfig
 
 from orchestrator.capacity import Cluster
@@ -90,7 +90,7 @@ def check_head(address: str) -> None:
         InvalidInput: if the address is none, nothing answers there, or the token is refused.
     """
     head = _head_of(address)
-    if is_token_auth_enabled() and not AuthenticationTokenLoader.instance().has_token():
+    if is_token_auth_enabled() and not _has_token():
         raise InvalidInput(
             f"RAY_AUTH_MODE=token needs the token of the cluster at {address}, but none was found: "
             f"copy the head's {TOKEN_PLACES} to here"
@@ -101,6 +101,14 @@ def check_head(address: str) -> None:
             ask(b"", timeout=ANSWER_S)
         except grpc.RpcError as error:
             raise InvalidInput(_why_refused(address, error)) from None
+
+
+def _has_token() -> bool:
+    """Whether Ray finds a token here, to be sent or not."""
+    try:
+        return bool(AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True))
+    except AuthenticationError:
+        return False
 
 
 def _head_of(address: str) -> str:
@@ -143,7 +151,7 @@ def _why_refused(address: str, error: Any) -> str:
             f"the cluster at {address} lets nobody in without its token, and refused the one found "
             f"here: put the head's into {TOKEN_PLACES} (the latter counts first)"
         )
-    if AuthenticationTokenLoader.instance().has_token(ignore_auth_mode=True):
+    if _has_token():
         return (
             f"the cluster at {address} lets nobody in without its token, and none was sent, for "
             f"RAY_AUTH_MODE is {os.environ.get('RAY_AUTH_MODE')!r}: set RAY_AUTH_MODE=token"

@@ -63,8 +63,12 @@ def look_at_nodes(store: RunStore | None, *, thorough: bool) -> list[NodeFacts]:
             answers = _ask(nodes, node_probe.look, (store.uri, name, text), folders)
         finally:
             store.delete(name)
-    names = _names(nodes)
-    return [_facts(*parts) for parts in zip(names, nodes, answers, strict=True)]
+    names, left = _names(nodes), {node["NodeID"] for node in _alive()}
+    return [
+        _facts(name, node, answer)
+        for name, node, answer in zip(names, nodes, answers, strict=True)
+        if node["NodeID"] in left  # the others have gone meanwhile
+    ]
 
 
 def check_nodes(store: RunStore) -> None:
