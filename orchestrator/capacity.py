@@ -32,12 +32,15 @@ class Autoscaler:
     def of(cls, config: Mapping[str, Any]) -> "Autoscaler":
         """From a cluster file as `ray up` leaves it on the head."""
         most = int(config.get("max_workers") or 0)
+        head = config.get("head_node_type")
         types = [
-            NodeType(_known(kind.get("resources")), int(kind.get("max_workers", most)))
+            NodeType(
+                _known(kind.get("resources")),
+                int(kind.get("max_workers", 0 if name == head else most)),
+            )
             for name, kind in config.get("available_node_types", {}).items()
-            if name != config.get("head_node_type")
         ]
-        return cls(tuple(types), most)
+        return cls(tuple(kind for kind in types if kind.most), most)
 
 
 def _known(resources: Resources | None) -> Resources | None:

@@ -24,13 +24,13 @@ def test_an_autoscaler_is_read_from_the_cluster_file() -> None:
     )
 
 
-def test_types_whose_resources_the_file_does_not_say_are_unknown() -> None:
+def test_machines_of_ones_own_are_known_once_they_are_there() -> None:
+    """As `ray up` writes it for the 'local' provider: one type for the head and the others."""
     local = {
         "max_workers": 2,
         "head_node_type": "local.cluster.node",
         "available_node_types": {
-            "local.cluster.node": {"resources": {}, "max_workers": 2},
-            "trainer": {"resources": {"trainer": 1}},
+            "local.cluster.node": {"resources": {}, "max_workers": 2, "min_workers": 2},
         },
     }
     assert Autoscaler.of(local).types == (NodeType(None, 2),)
