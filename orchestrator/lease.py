@@ -25,8 +25,9 @@ from supernet.errors import InvalidInput, RunConflict, StorageFailed
 LEASE = "driver.lease"
 HEARTBEAT_S = 5.0
 EXPIRES_S = 30.0
-SETTLE_S = 0.2
-"""Two drivers that start at once both find no lease; after this long, the last to write has it."""
+SETTLE_S, SETTLE_REMOTE_S = 0.2, 1.5
+"""Two drivers that start at once both find no lease; after this long, on a disk or an object store,
+the last to write has it. A write that takes longer is found by the other one's next heartbeat."""
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def hold_lease(store: RunStore) -> Iterator[None]:
     _refuse_if_held(store)
     mine = uuid.uuid4().hex
     _beat(store, mine)
-    time.sleep(SETTLE_S)
+    time.sleep(SETTLE_S if store.on_disk else SETTLE_REMOTE_S)
     if not _is_held_by(store, mine):
         _refuse_if_held(store)
     stop = threading.Event()

@@ -36,7 +36,7 @@ def test_a_run_goes_from_text_to_export_by_workers_that_share_nothing_but_the_ob
         text=True,
         cwd=tmp_path,
         env={**os.environ, "MAGIC_NAS_CACHE": str(tmp_path / "cache")},  # the workers have another
-        timeout=300,
+        timeout=500,
     )
     assert done.returncode == 0, done.stdout
     store = RunStore(out)

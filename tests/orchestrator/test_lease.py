@@ -66,7 +66,8 @@ def test_of_drivers_that_start_at_once_one_goes_on(tmp_path: Path) -> None:
         from orchestrator.lease import hold_lease
         from orchestrator.store import RunStore
         from supernet.errors import RunConflict
-        time.sleep(float(sys.argv[2]) - time.time())
+        print("ready", flush=True)
+        sys.stdin.readline()
         try:
             with hold_lease(RunStore(sys.argv[1])):
                 time.sleep(3)
@@ -74,8 +75,13 @@ def test_of_drivers_that_start_at_once_one_goes_on(tmp_path: Path) -> None:
         except RunConflict:
             print("refused")
     """
-    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path), str(time.time() + 5)]
-    drivers = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    command = [sys.executable, "-c", textwrap.dedent(code), str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    drivers = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    assert [driver.stdout.readline() for driver in drivers] == ["ready\n"] * 3
+    for driver in drivers:
+        driver.stdin.write("\n")
+        driver.stdin.flush()
     ends = sorted(driver.communicate(timeout=60)[0].strip() for driver in drivers)
     assert ends == ["held", "refused", "refused"]
 

@@ -1,13 +1,21 @@
 """A run's folder on an object store, through a real S3 interface."""
 
+import os
+import shutil
 import socket
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from orchestrator.lease import LEASE, hold_lease
+from orchestrator.node_copy import folder_here, folder_to_fill
 from orchestrator.store import RunStore
-from supernet.errors import InvalidInput, StorageFailed
+from supernet.errors import InvalidInput, RunConflict, StorageFailed
+from supernet.manifest import MANIFEST, write_manifest
 
 
 def test_a_file_is_read_back_as_it_was_written(s3: str) -> None:
@@ -93,3 +101,98 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidInput, match="must be a folder, but is a file|every node can write"):
         RunStore(tmp_path / "file" / "run").check_writable()
+
+
+def test_one_driver_at_a_time_holds_a_run_and_leaves_no_lock(s3: str) -> None:
+    store = RunStore(s3.format("lease/run"))
+    with hold_lease(store), pytest.raises(RunConflict, match=str(os.getpid())), hold_lease(store):
+        pass
+    assert not store.exists(LEASE)
+
+
+def test_a_driver_whose_lease_another_has_written_in_the_same_moment_gives_way(s3: str) -> None:
+    store = RunStore(s3.format("lease/race"))
+    other = {"holder": "other", "machine": "elsewhere boot pid:[1]", "host": "elsewhere"}
+    lease = other | {"pid": 1, "began": 1.0, "at": time.time()}
+    second = threading.Timer(0.5, lambda: RunStore(store.uri).write_json(LEASE, lease))
+    second.start()
+    with pytest.raises(RunConflict, match="process 1 on elsewhere"), hold_lease(store):
+        pass
+    second.join()
+    assert store.read_json(LEASE)["holder"] == "other"
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    """A folder of two files with its manifest."""
+    folder = tmp_path / "made"
+    (folder / "train").mkdir(parents=True)
+    (folder / "train" / "data.arrow").write_bytes(bytes(range(256)) * 50_000)
+    (folder / "summary.json").write_text("{}")
+    write_manifest(folder)
+    return folder
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This node's cache, empty."""
+    monkeypatch.setenv("MAGIC_NAS_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def put(store: RunStore, sealed: Path) -> None:
+    with folder_to_fill(store, "data") as folder:
+        shutil.copytree(sealed, folder)
+
+
+def test_a_folder_reaches_a_node_once_and_whole(s3: str, sealed: Path, cache: Path) -> None:
+    store = RunStore(s3.format("folders/run"))
+    put(store, sealed)
+    (here,) = [path for path in cache.iterdir() if path.is_dir()]
+    assert folder_here(store, "data") == here
+    shutil.rmtree(cache)
+    code = (
+        "import sys; from orchestrator.node_copy import folder_here; "
+        "from orchestrator.store import RunStore; print(folder_here(RunStore(sys.argv[1]), 'data'))"
+    )
+    command = [sys.executable, "-c", code, store.uri]
+    nodes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    assert {node.communicate(timeout=120)[0].strip() for node in nodes} == {str(here)}
+    assert {path.name for path in cache.iterdir()} == {here.name, f"{here.name}.lock"}
+    for name in ("train/data.arrow", "summary.json", MANIFEST):
+        assert (here / name).read_bytes() == (sealed / name).read_bytes()
+
+
+def test_a_damaged_copy_in_the_cache_is_fetched_again(s3: str, sealed: Path, cache: Path) -> None:
+    store = RunStore(s3.format("folders/cached"))
+    put(store, sealed)
+    copy = folder_here(store, "data") / "train" / "data.arrow"
+    copy.write_bytes(b"damaged")
+    assert folder_here(store, "data") / "train" / "data.arrow" == copy
+    assert copy.read_bytes() == (sealed / "train" / "data.arrow").read_bytes()
+
+
+def test_a_file_that_differs_from_its_manifest_is_refused(
+    s3: str, sealed: Path, cache: Path
+) -> None:
+    store = RunStore(s3.format("folders/damaged"))
+    put(store, sealed)
+    shutil.rmtree(cache)
+    store.write_bytes("data/train/data.arrow", b"damaged")
+    with pytest.raises(InvalidInput, match=r"train/data\.arrow must have the sha256"):
+        folder_here(store, "data")
+    store.delete("data/train")
+    with pytest.raises(InvalidInput, match=r"cannot read data/train/data\.arrow"):
+        folder_here(store, "data")
+    assert not [path for path in cache.iterdir() if path.is_dir()]
+
+
+def test_an_upload_that_ends_midway_leaves_no_folder(s3: str, sealed: Path, cache: Path) -> None:
+    store = RunStore(s3.format("folders/half"))
+    (sealed / "train" / "data.arrow").unlink()
+    with pytest.raises(StorageFailed, match=r"data\.arrow"):
+        put(store, sealed)
+    assert store.exists("data/summary.json") and not store.exists(f"data/{MANIFEST}")
+    with pytest.raises(InvalidInput, match=MANIFEST):
+        folder_here(store, "data")
+    assert not [path for path in cache.iterdir() if path.is_dir()]
