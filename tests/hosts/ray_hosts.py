@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -18,9 +19,10 @@ ENV = {
     "RAY_AUTH_TOKEN": TOKEN,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_worker_niceness": "0",  # others on this machine do not come first
 }
 OBJECT_STORE_BYTES = 100 * 2**20
-START_S = 180
+START_S = 400
 
 
 class RayHosts:
@@ -53,18 +55,26 @@ class RayHosts:
         return f"{self.head.address}:{PORT}"
 
     def start(self, numbers: Sequence[int], *, dashboard: bool = False) -> None:
-        """Power these hosts on, empty, and start their nodes, all at once."""
-        nodes = []
-        for number in numbers:
-            if number not in self.group.hosts:
-                self.group.start(number)
-            elif not self.group.hosts[number].powered:
-                self.group.hosts[number].power_on()
-            nodes.append(self._start_node(number, dashboard))
-        for number, node in zip(numbers, nodes, strict=True):
-            assert node.wait(START_S) == 0, f"host {number}: {self._log.read_text()}"
+        """Power these hosts on, empty, and start their nodes, all at once.
+
+        One whose node does not come up, as on a machine that is too busy, begins again.
+        """
+        begun = {number: self._start_node(number, dashboard) for number in numbers}
+        deadline = time.monotonic() + START_S
+        while begun:
+            number, node = next(iter(begun.items()))
+            if node.wait(START_S) == 0:
+                del begun[number]
+                continue
+            assert time.monotonic() < deadline, self._log.read_text()
+            self.group.hosts[number].lose_power()
+            begun[number] = self._start_node(number, dashboard)
 
     def _start_node(self, number: int, dashboard: bool) -> "subprocess.Popen[bytes]":
+        if number not in self.group.hosts:
+            self.group.start(number)
+        elif not self.group.hosts[number].powered:
+            self.group.hosts[number].power_on()
         host = self.group.hosts[number]
         options = ["--address", self.address]
         if number == 1:
@@ -74,9 +84,8 @@ class RayHosts:
             options += ["--ray-client-server-port", str(CLIENT_PORT)]
         options += ["--node-ip-address", host.address, "--num-cpus", str(self._cpus[number - 1])]
         options += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--disable-usage-stats"]
-        again = f"until {ray_program()} start {' '.join(options)}; do sleep 1; done"
         with self._log.open("a") as log:
-            return host.popen(["bash", "-c", again], log=log, env=ENV | self._env)
+            return host.popen([ray_program(), "start", *options], log=log, env=ENV | self._env)
 
     def stop(self) -> None:
         """Take the power from every host."""
