@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from orchestrator import load_config, run
+from orchestrator.on_ray.node_probe import source_fingerprint
 from orchestrator.runinfo import is_finished
 from orchestrator.store import RunStore
 
@@ -50,12 +51,13 @@ class Prepared:
     """A run with data and a run with a trained super-net, made once, without delay, and copied.
 
     Args:
-        folder: on a disk that all hosts see; what is there already is used.
+        folder: on a disk that all hosts see; what this source made there is used.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        if (folder / "done").exists():
+        done = folder / f"by-{source_fingerprint()}"
+        if done.exists():
             return
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "code").mkdir(parents=True)
@@ -66,7 +68,7 @@ class Prepared:
         config = load_config(None, [f"{key}={json.dumps(v)}" for key, v in _settings(folder)])
         for name, stages in (("train", ("data",)), ("search", ("data", "train"))):
             run(config, out=folder / name, local=True, only=stages)
-        (folder / "done").touch()
+        done.touch()
 
     def copy(self, stage: str, to: Path, *, long: bool) -> None:
         """The folder of a run that can begin with the stage."""
