@@ -85,7 +85,7 @@ class RayHosts:
         options += ["--node-ip-address", host.address, "--num-cpus", str(self._cpus[number - 1])]
         options += ["--object-store-memory", str(OBJECT_STORE_BYTES), "--disable-usage-stats"]
         with self._log.open("a") as log:
-            return host.popen([ray_program(), "start", *options], log=log, env=ENV | self._env)
+            return host.popen([ray_program(), "start", *options], log=log, env={**ENV, **self._env})
 
     def stop(self) -> None:
         """Take the power from every host."""
@@ -103,7 +103,9 @@ class RayHosts:
         """Start `magic-nas` on the head, or on another host."""
         words = ["-m", "orchestrator.cli", command, "--address", self.address]
         return (host or self.head).popen(
-            [sys.executable, "-u", *words, *map(str, arguments)], log=log, env=ENV | (env or {})
+            [sys.executable, "-u", *words, *map(str, arguments)],
+            log=log,
+            env={**ENV, **(env or {})},
         )
 
 
