@@ -85,6 +85,15 @@ class Try:
         else:
             self._wait(lambda: len(self.result.rows()) >= 36, "rows")
 
+    def working_host(self) -> int:
+        """A host other than the head that has part in the work, once there is one."""
+        self._wait(lambda: bool(self._others_at_work()), "work of a host other than the head")
+        return self._others_at_work()[0]
+
+    def _others_at_work(self) -> list[int]:
+        kind = "train" if self.stage == "train" else "score"
+        return [number for number in (2, 3) if self.notes.times(kind, f"host{number}-")]
+
     def fails(self) -> None:
         """Note what there is: the failure follows at once."""
         self.rows_before = self.result.rows()
@@ -172,24 +181,11 @@ class Try:
             time.sleep(0.1)
 
 
-def work_process(attempt: Try, number: int) -> int:
-    """A training worker or an evaluator on a host; 0 where there is none."""
-    title = "RayTrainWorker" if attempt.stage == "train" else "evaluator-"
-    return next(iter(ray_processes(attempt.cluster.group.hosts[number], title)), 0)
-
-
-def working_host(attempt: Try) -> int:
-    """A host other than the head that has part in the work."""
-    for number in (2, 3):
-        if work_process(attempt, number):
-            return number
-    raise Broken("no host but the head has part in the work")
-
-
 def process_killed(attempt: Try) -> str:
     """A training worker or an evaluator ends by SIGKILL."""
-    number = working_host(attempt)
-    process = work_process(attempt, number)
+    host = attempt.cluster.group.hosts[attempt.working_host()]
+    title = "RayTrainWorker" if attempt.stage == "train" else "evaluator-"
+    process = ray_processes(host, title)[0]
     attempt.fails()
     os.kill(process, signal.SIGKILL)
     attempt.finish()
@@ -198,7 +194,7 @@ def process_killed(attempt: Try) -> str:
 
 def host_killed(attempt: Try) -> str:
     """A host with part in the work loses power for good."""
-    number = working_host(attempt)
+    number = attempt.working_host()
     attempt.fails()
     attempt.cluster.group.hosts[number].lose_power()
     attempt.finish()
@@ -207,7 +203,7 @@ def host_killed(attempt: Try) -> str:
 
 def host_killed_and_back(attempt: Try) -> str:
     """A host loses power and is a new, empty node of the cluster soon after."""
-    number = working_host(attempt)
+    number = attempt.working_host()
     attempt.fails()
     attempt.cluster.group.hosts[number].lose_power()
     time.sleep(BACK_AFTER_S)
@@ -238,7 +234,7 @@ def _used(attempt: Try, number: int, *, since: float) -> str:
 
 def network_cut(attempt: Try) -> str:
     """A host is cut off for a while."""
-    host = attempt.cluster.group.hosts[working_host(attempt)]
+    host = attempt.cluster.group.hosts[attempt.working_host()]
     attempt.fails()
     host.cut()
     time.sleep(CUT_S)
