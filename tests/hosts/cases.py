@@ -184,7 +184,7 @@ class Try:
 def process_killed(attempt: Try) -> str:
     """A training worker or an evaluator ends by SIGKILL."""
     host = attempt.cluster.group.hosts[attempt.working_host()]
-    title = "RayTrainWorker" if attempt.stage == "train" else "evaluator-"
+    title = "RayTrainWorker" if attempt.stage == "train" else "EvaluatorHost"
     process = ray_processes(host, title)[0]
     attempt.fails()
     os.kill(process, signal.SIGKILL)
