@@ -4,7 +4,9 @@ Everything that can be known to be wrong without data or a cluster is refused he
 """
 
 import difflib
+import math
 from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -32,6 +34,7 @@ _KINDS = {
     "int_from_float": "be an integer",
 }
 """Where pydantic's words are about Python's types."""
+_MOST_VALUES = 100_000
 
 
 class SearchSettings(Settings):
@@ -167,16 +170,37 @@ def parse(values: Mapping[str, Any]) -> Config:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        size = _size(yaml.compose(text, yaml.SafeLoader), {})
+        if size > _MOST_VALUES:
+            raise InvalidInput(
+                f"{path} must hold at most {_MOST_VALUES:,} keys and values once its YAML aliases "
+                f"are written out, but holds {size:,}: leave out aliases (*name) of what holds "
+                f"aliases or itself"
+            )
+        values = yaml.safe_load(text)
     except OSError as error:
         raise InvalidInput(f"cannot read the configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{path} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise InvalidInput(f"{path} must hold keys and values, but is nested too deeply") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise InvalidInput(f"{path} must hold keys and values, but holds {type(values).__name__}")
     return values
+
+
+def _size(node: Any, sizes: dict[int, float]) -> float:
+    """How many keys and values a YAML node holds, aliases written out; endless in itself."""
+    if not isinstance(node, yaml.CollectionNode):
+        return 1
+    if id(node) not in sizes:
+        sizes[id(node)] = math.inf
+        inner = chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
+        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in inner)
+    return sizes[id(node)]
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -252,5 +252,5 @@ def doctor(address: str | None, *, config: str | None = None, out: str | None = 
             nodes = look_at_nodes(store, thorough=True)
         finally:
             if store and new:
-                store.delete("")
+                store.delete_if_empty()  # a run may have begun there meanwhile
     return diagnose(nodes, driver_facts(), storage=store.uri if store else None)

@@ -8,7 +8,7 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from pyarrow import fs
 
@@ -41,40 +41,46 @@ class Place:
 
 def open_place(name: str) -> Place:
     """The folder of that name: a path, or a URI such as
-    `s3://bucket/run?endpoint_override=host:9000&scheme=http`.
+    `s3://bucket/run?endpoint_override=host:9000&scheme=http`, with %3F for a ? in its name.
 
     Raises:
-        InvalidInput: if the URI has another scheme, no bucket, no folder or an unknown option, or
-            a password, or an object store's bucket is not to be found.
+        InvalidInput: if the URI has another scheme, no bucket, no folder, an unknown option, a
+            fragment or a password, or an object store's bucket is not to be found.
     """
     if "://" not in name:
         path = os.path.abspath(name)
         return Place(fs.LocalFileSystem(), path, path)
     refuse_in_uri(name)
     parts = urlsplit(name)
-    options = dict(parse_qsl(parts.query))
-    _check(name, parts.scheme, options)
+    options = dict(parse_qsl(parts.query, keep_blank_values=True))
+    user, _, bucket = parts.netloc.rpartition("@")
+    shown = f"{parts.scheme}://{bucket}{parts.path}"
+    _check(shown, parts.scheme, options)
+    if "#" in name:
+        raise InvalidInput(
+            f"a run's URI has no fragment, but a # follows {shown}: write %23 for a # in a "
+            f"folder's name, or leave it out"
+        )
     if parts.scheme == "file":
         path = os.path.abspath(unquote(parts.path))
         return Place(fs.LocalFileSystem(), path, path)
-    user, _, bucket = parts.netloc.rpartition("@")
     folder = unquote(parts.path).strip("/")
     if not bucket or not folder or user not in _USERS[parts.scheme]:
         raise InvalidInput(
             f"a run's folder on an object store is {parts.scheme}://BUCKET/FOLDER, but got "
-            f"{name!r}: name both, and nothing else"
+            f"{shown!r}{' with a user' if user else ''}: name both, and nothing else"
         )
     files = _s3(bucket, options) if parts.scheme == "s3" else _gcs(options, anonymous=bool(user))
     query = f"?{parts.query}" if parts.query else ""
-    uri = f"{parts.scheme}://{parts.netloc}/{folder}{query}"
+    uri = f"{parts.scheme}://{parts.netloc}/{quote(folder)}{query}"
     return Place(files, f"{bucket}/{folder}", uri)
 
 
-def _check(name: str, scheme: str, options: dict[str, str]) -> None:
+def _check(shown: str, scheme: str, options: dict[str, str]) -> None:
     if scheme not in _OPTIONS:
         raise InvalidInput(
             f"a run's folder is a path or a URI of {', '.join(f'{s}://' for s in _OPTIONS)}, but "
-            f"got {name!r}: use one of them, or mount that storage on every node"
+            f"got {shown!r}: use one of them, or mount that storage on every node"
         )
     unknown = sorted(set(options) - set(_OPTIONS[scheme]))
     if unknown:
@@ -97,7 +103,7 @@ def _s3(bucket: str, options: dict[str, str]) -> Any:
         endpoint_override=host or None,
         scheme=options.get("scheme") or scheme or "https",
         region=region,
-        tls_ca_file_path=options.get("tls_ca_file_path"),
+        tls_ca_file_path=options.get("tls_ca_file_path") or None,
         connect_timeout=CONNECT_S,
         request_timeout=SILENT_S,
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS),
@@ -117,8 +123,8 @@ def _region_of(bucket: str) -> str:
 
 def _gcs(options: dict[str, str], *, anonymous: bool) -> Any:
     return fs.GcsFileSystem(
-        scheme=options.get("scheme", "https"),
-        endpoint_override=options.get("endpoint_override"),
+        scheme=options.get("scheme") or "https",
+        endpoint_override=options.get("endpoint_override") or None,
         anonymous=anonymous,
         retry_time_limit=timedelta(seconds=ATTEMPTS * SILENT_S),
     )

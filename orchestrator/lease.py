@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from supernet.errors import InvalidInput, RunConflict, StorageFailed
 LEASE = "driver.lease"
 HEARTBEAT_S = 5.0
 EXPIRES_S = 30.0
+_TEXTS, _NUMBERS = ("holder", "host", "machine"), ("pid", "began", "at")
+_LARGEST = 2**53
+"""Beyond every time and process number; JSON has NaN, infinity and integers of any length too."""
 SETTLE_S, SETTLE_REMOTE_S = 0.2, 1.5
 """Two drivers that start at once both find no lease; after this long, on a disk or an object store,
 the last to write has it. A write that takes longer is found by the other one's next heartbeat."""
@@ -33,8 +36,8 @@ logger = logging.getLogger(__name__)
 
 
 @contextmanager
-def hold_lease(store: RunStore) -> Iterator[None]:
-    """Hold the run for this process.
+def hold_lease(store: RunStore) -> Iterator[str]:
+    """Hold the run for this process; gives the holder's id, for `is_held_by`.
 
     Raises:
         RunConflict: if another driver that lives holds it.
@@ -43,18 +46,37 @@ def hold_lease(store: RunStore) -> Iterator[None]:
     mine = uuid.uuid4().hex
     _beat(store, mine)
     time.sleep(SETTLE_S if store.on_disk else SETTLE_REMOTE_S)
-    if not _is_held_by(store, mine):
+    if not is_held_by(store, mine):
         _refuse_if_held(store)
     stop = threading.Event()
     thread = threading.Thread(target=_keep_beating, args=(store, mine, stop), daemon=True)
     thread.start()
     try:
-        yield
+        yield mine
     finally:
         stop.set()
         thread.join()
-        if _is_held_by(store, mine):
+        if is_held_by(store, mine):
             store.delete(LEASE)
+
+
+def is_held_by(store: RunStore, holder: str) -> bool:
+    """Whether the run is still that holder's; not where another took it over or there is no lease.
+
+    Raises:
+        StorageFailed: if an object store cannot be reached.
+    """
+    return holder_of(store) == holder
+
+
+def holder_of(store: RunStore) -> str | None:
+    """The id of the run's holder; None where there is no lease.
+
+    Raises:
+        StorageFailed: if an object store cannot be reached.
+    """
+    lease = _read(store)
+    return None if lease is None else str(lease["holder"])
 
 
 def this_machine() -> str:
@@ -63,20 +85,27 @@ def this_machine() -> str:
     return f"{socket.gethostname()} {boot} {os.readlink('/proc/self/ns/pid')}"
 
 
-def _read(store: RunStore) -> dict[str, Any] | None:
+def _read(store: RunStore) -> Mapping[str, Any] | None:
     """The lease; None where there is none, or what is there is damaged."""
     if not store.exists(LEASE):
         return None
     try:
-        lease: dict[str, Any] = store.read_json(LEASE)
+        lease = store.read_json(LEASE)
     except InvalidInput:
         return None
-    return lease
+    return lease if _is_whole(lease) else None
 
 
-def _is_held_by(store: RunStore, holder: str) -> bool:
-    lease = _read(store)
-    return lease is not None and lease.get("holder") == holder
+def _is_whole(lease: Any) -> bool:
+    """Whether everything that is done with a lease can be done with this."""
+    return (
+        isinstance(lease, dict)
+        and all(isinstance(lease.get(name), str) for name in _TEXTS)
+        and all(type(lease.get(name)) in (int, float) for name in _NUMBERS)
+        and all(abs(lease[name]) < _LARGEST for name in _NUMBERS)
+        and isinstance(lease["pid"], int)
+        and lease["pid"] > 0
+    )
 
 
 def _refuse_if_held(store: RunStore) -> None:
@@ -84,7 +113,7 @@ def _refuse_if_held(store: RunStore) -> None:
     if lease is None:
         return
     age = time.time() - lease["at"]
-    here = lease.get("machine") == this_machine()
+    here = lease["machine"] == this_machine()
     if age > EXPIRES_S or (here and not _is_alive(lease["pid"], lease["began"])):
         return
     raise RunConflict(
@@ -119,7 +148,7 @@ def _keep_beating(store: RunStore, mine: str, stop: threading.Event) -> None:
     while not stop.wait(HEARTBEAT_S):
         try:
             lease = _read(store)
-            if lease is not None and lease.get("holder") != mine:
+            if lease is not None and lease["holder"] != mine:
                 logger.error(
                     "process %d on %s has taken over this run, for this one was not heard of for "
                     "%.0f s: stopping here",

@@ -18,10 +18,11 @@ from typing import Any
 import psutil
 
 from orchestrator.store import RunStore
-from supernet.errors import StorageFailed
+from supernet.errors import InvalidInput, StorageFailed
 
 RUN_INFO = "run.json"
 LIBRARIES = ("magic-nas", "ray", "deepspeed", "torch", "transformers", "datasets", "tokenizers")
+_MAPPINGS = ("stages", "interrupted_s")
 _GIB = 2**30
 
 
@@ -33,9 +34,21 @@ def library_versions() -> dict[str, str]:
 
 
 def read_info(store: RunStore) -> dict[str, Any]:
-    """What `run.json` says; empty before the first stage."""
-    info: dict[str, Any] = store.read_json(RUN_INFO) if store.exists(RUN_INFO) else {}
-    return info
+    """What `run.json` says; empty before the first stage.
+
+    Raises:
+        InvalidInput: if it is damaged.
+    """
+    if not store.exists(RUN_INFO):
+        return {}
+    info = store.read_json(RUN_INFO)
+    if isinstance(info, dict) and all(isinstance(info.get(key, {}), dict) for key in _MAPPINGS):
+        return info
+    raise InvalidInput(
+        f"{RUN_INFO} in the run {store.uri} must hold keys and values, as "
+        f"{' and '.join(_MAPPINGS)} in it must, but does not: put a whole copy of it in its place, "
+        f"or remove it and run the same command again, which goes through the stages anew"
+    )
 
 
 def update_info(store: RunStore, **values: Any) -> None:

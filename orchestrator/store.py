@@ -56,7 +56,7 @@ class RunStore:
 
     def uri_of(self, name: str) -> str:
         """What a person calls a file of the run, without the options of the storage."""
-        return f"{self.uri.partition('?')[0]}/{name}"
+        return f"{self.uri if self.on_disk else self.uri.partition('?')[0]}/{name}"
 
     @property
     def files(self) -> Any:
@@ -116,15 +116,18 @@ class RunStore:
         Raises:
             InvalidInput: if there is a file in its place.
         """
+        return [name for name in self._all_names(folder) if not name.startswith(".")]
+
+    def _all_names(self, folder: str) -> list[str]:
+        """Also of hidden files, such as another process's probe."""
         selector = fs.FileSelector(self.path(folder), allow_not_found=True)
         try:
             with self._reaching(folder):
-                found = self._files.get_file_info(selector)
+                return sorted(info.base_name for info in self._files.get_file_info(selector))
         except NotADirectoryError:
             raise InvalidInput(
                 f"{self.path(folder)} must be a folder, but is a file: name another with --out"
             ) from None
-        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
 
     def read_bytes(self, name: str) -> bytes:
         """A file's content.
@@ -201,7 +204,7 @@ class RunStore:
         """
         try:
             return json.loads(self.read_bytes(name))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise InvalidInput(f"{name} in the run {self.uri} is not valid JSON: {error}") from None
 
     def write_json(self, name: str, value: Any) -> None:
@@ -218,6 +221,14 @@ class RunStore:
             elif info.type == fs.FileType.File:
                 self._files.delete_file(self.path(name))
 
+    def delete_if_empty(self) -> None:
+        """Remove the run's folder unless anything lies in it, be it of another process."""
+        if self.on_disk:
+            with suppress(OSError):
+                self.local_path().rmdir()
+        elif not self._all_names(""):
+            self.delete("")
+
     def row_writer(self, kind: str, label: str = "") -> "RowWriter":
         """A new writer of rows of one kind ("score", "train", …); its number is not yet in use.
 
@@ -227,11 +238,32 @@ class RunStore:
         return RowWriter(self, f"{kind}-{label}{max(used, default=0) + 1:04d}")
 
     def rows(self, kind: str) -> list[dict[str, Any]]:
-        """All rows of one kind, in the order in which they were written."""
+        """All rows of one kind, in the order in which they were written.
+
+        Raises:
+            InvalidInput: if a part of them is damaged.
+        """
         names = [f"rows/{part.string}" for part in self._parts(kind)]
         with ThreadPoolExecutor(1 if self.on_disk else READERS) as pool:
             texts = list(pool.map(self.read_bytes, names))
-        return [json.loads(line) for text in texts for line in text.splitlines()]
+        parts = (self._parse_rows(*part) for part in zip(names, texts, strict=True))
+        return [row for part in parts for row in part]
+
+    def _parse_rows(self, name: str, text: bytes) -> list[dict[str, Any]]:
+        try:
+            rows = [json.loads(line) for line in text.splitlines()]
+        except (ValueError, RecursionError) as error:
+            raise self._damaged(name, str(error)) from None
+        if not all(isinstance(row, dict) for row in rows):
+            raise self._damaged(name, "a line holds no keys and values")
+        return rows
+
+    def _damaged(self, name: str, why: str) -> InvalidInput:
+        return InvalidInput(
+            f"{name} in the run {self.uri} must hold rows, a JSON object a line, but is damaged "
+            f"({why}): put a whole copy of it in its place, or move it out of the run's folder to "
+            f"go on without its rows"
+        )
 
     def _parts(self, kind: str) -> Iterable[re.Match[str]]:
         matches = (_PART.match(name) for name in self.names("rows"))

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parent.parent
 AWS, LOCAL = "cluster.yaml", "examples/cluster.local.yaml"
 KUBERAY = "examples/kuberay.yaml"
 TOKEN = "~/.ray/auth_token"
+RUN = "magic-nas run --config c.yaml --out /shared/first"
 
 
 def read(name: str) -> Any:
@@ -118,6 +119,11 @@ def pods(job: Any) -> dict[str, Any]:
     return {name: group["template"]["spec"] for name, group in groups.items()}
 
 
+def setting(entrypoint: str, key: str) -> str | None:
+    """What the command of a job sets for a key."""
+    return next((w.partition("=")[2] for w in entrypoint.split() if w.startswith(f"{key}=")), None)
+
+
 def faults(job: Any) -> list[str]:
     """What would keep KubeRay from running this RayJob as it is meant."""
     found = []
@@ -133,6 +139,9 @@ def faults(job: Any) -> list[str]:
     ):
         found.append("token")
     groups = cluster["workerGroupSpecs"]
+    (most,) = [group["maxReplicas"] for group in groups if group["groupName"] == "evaluator"]
+    if not 1 <= int(setting(spec["entrypoint"], "search.evaluators") or 0) <= most:
+        found.append("evaluators")
     for group in groups:
         if not 0 <= group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]:
             found.append(f"{group['groupName']}: replicas")
@@ -150,7 +159,7 @@ def faults(job: Any) -> list[str]:
             found.append(f"{name}: GPU")
         folders = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
         volumes = {volume["name"] for volume in pod["volumes"]}
-        out = spec["entrypoint"].split("--out ")[1]
+        out = spec["entrypoint"].split("--out ")[1].split()[0]
         if not any(out.startswith(f"{path}/") and of in volumes for path, of in folders.items()):
             found.append(f"{name}: the run's folder")
     if len(images) != 1:
@@ -164,7 +173,7 @@ def test_the_rayjob_is_whole() -> None:
     assert set(pods(job)) == {"head", "trainer", "evaluator"}
     start = job["spec"]["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]
     assert start["num-cpus"] == "0"
-    assert "dashboard-host" not in start  # KubeRay's own: its service alone reaches it
+    assert "dashboard-host" not in start  # KubeRay's own; see SECURITY.md
 
 
 @pytest.mark.parametrize(
@@ -174,6 +183,8 @@ def test_the_rayjob_is_whole() -> None:
         (("rayClusterSpec", "rayVersion"), "2.9.0", "version"),
         (("rayClusterSpec", "headGroupSpec", "rayStartParams", "num-cpus"), 0, "start parameters"),
         (("entrypoint",), "magic-nas run --config c.yaml --out /tmp/first", "the run's folder"),
+        (("entrypoint",), RUN, "evaluators"),
+        (("entrypoint",), f"{RUN} --set search.evaluators=9", "evaluators"),
     ],
 )
 def test_a_rayjob_with_a_fault_is_found(place: tuple[str, ...], value: Any, fault: str) -> None:

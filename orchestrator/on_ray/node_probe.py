@@ -19,6 +19,8 @@ from typing import Any
 PACKAGES = ("magic-nas", "torch", "ray", "transformers", "deepspeed", "pyarrow")
 OUR_FOLDERS = ("supernet", "evaluators", "orchestrator")
 COMPILERS = ("c++", "g++", "clang++")
+USUAL_CACHE, CACHE = "~/.cache", "MAGIC_NAS_CACHE"
+"""Where a node keeps copies, and the environment variable that names another folder for them."""
 TORCH_S = 60
 
 
@@ -67,7 +69,8 @@ def autoscaler_config(gcs_address: str) -> dict[str, Any] | None:
     monitors = 0
     for process in psutil.process_iter(["cmdline"]):
         line = process.info["cmdline"] or []
-        if f"--gcs-address={gcs_address}" not in line or not any("monitor.py" in x for x in line):
+        names = [Path(argument).name for argument in line]
+        if f"--gcs-address={gcs_address}" not in line or "monitor.py" not in names:
             continue
         monitors += 1
         for argument in line:
@@ -106,7 +109,7 @@ def _machine(folders: list[str]) -> dict[str, Any]:
     shm = shutil.disk_usage("/dev/shm")
     return {
         "torch_gpus": _torch_gpus(),
-        "disk_free": {folder: _disk_free(folder) for folder in folders},
+        "disk_free": {folder: _disk_free(folder) for folder in map(_as_set_here, folders)},
         "memory_free": psutil.virtual_memory().available,
         "shm_size": shm.total,
         "shm_free": shm.free,
@@ -117,6 +120,11 @@ def _machine(folders: list[str]) -> dict[str, Any]:
 
 def _path() -> str:
     return os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+
+
+def _as_set_here(folder: str) -> str:
+    """This node's own cache in place of the usual one."""
+    return (os.environ.get(CACHE) or folder) if folder == USUAL_CACHE else folder
 
 
 def _disk_free(folder: str) -> int:

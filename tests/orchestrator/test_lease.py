@@ -1,5 +1,6 @@
 """One driver at a time works on a run; a crash leaves no lock behind."""
 
+import json
 import os
 import socket
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.lease import EXPIRES_S, LEASE, hold_lease, this_machine
+from orchestrator.lease import EXPIRES_S, LEASE, hold_lease, holder_of, is_held_by, this_machine
 from orchestrator.store import RunStore
 from supernet.errors import RunConflict
 
@@ -96,3 +97,48 @@ def test_a_driver_whose_lease_was_taken_over_stops(
         store.write_json(LEASE, other)
         time.sleep(10)
     assert store.read_json(LEASE) == other
+
+
+def damaged_leases() -> list[str]:
+    """Texts in a lease's place that are none; the last ones lack or spoil a single field."""
+    whole = lease_of(1, began=1.0, machine="elsewhere boot pid:[1]", age_s=0)
+    lacking = [{key: whole[key] for key in whole if key != name} for name in whole]
+    other = ({"at": "x"}, {"pid": 0}, {"pid": 1.5}, {"pid": True}, {"began": None}, {"holder": 1})
+    spoilt = [whole | change for change in (*other, {"at": float("nan")}, {"began": 10**400})]
+    texts = [json.dumps(lease) for lease in (*lacking, *spoilt)]
+    return ["", "{}", "[]", "null", '{"at": "x"}', "[" * 100_000, *texts]
+
+
+@pytest.mark.parametrize("text", damaged_leases())
+def test_a_damaged_lease_is_none(tmp_path: Path, text: str) -> None:
+    store = RunStore(tmp_path)
+    store.write_bytes(LEASE, text.encode())
+    assert not is_held_by(store, "x")
+    with hold_lease(store) as holder:
+        assert store.read_json(LEASE)["holder"] == holder
+
+
+def test_a_lease_that_is_damaged_while_it_is_held_is_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("orchestrator.lease.HEARTBEAT_S", 0.05)
+    store = RunStore(tmp_path)
+    with hold_lease(store) as holder:
+        for text in ("{}", "[]", '{"at": "x"}'):
+            store.write_bytes(LEASE, text.encode())
+            until = time.monotonic() + 10
+            while not is_held_by(store, holder) and time.monotonic() < until:
+                time.sleep(0.02)
+            assert is_held_by(store, holder)
+
+
+def test_a_holder_can_ask_whether_the_run_is_still_its_own(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    with hold_lease(store) as holder:
+        assert is_held_by(store, holder) and holder_of(store) == holder
+        assert not is_held_by(store, "x")
+        store.write_json(LEASE, lease_of(1, began=1.0, machine="elsewhere boot pid:[1]", age_s=0))
+        assert not is_held_by(store, holder)
+        assert is_held_by(store, "x")
+    store.delete(LEASE)
+    assert not is_held_by(store, holder) and holder_of(store) is None

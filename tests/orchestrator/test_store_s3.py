@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
@@ -68,6 +69,25 @@ def test_a_uri_that_names_no_folder_is_refused_with_the_rule(uri: str, says: str
     with pytest.raises(InvalidInput) as raised:
         RunStore(uri)
     assert says in str(raised.value)
+
+
+def test_a_folder_of_any_name_is_reached_by_its_uri(s3: str) -> None:
+    name = "odd/%20 ?#&é:+=%252F"
+    store = RunStore(s3.format(quote(name)))
+    store.write_bytes("x", b"1")
+    assert RunStore(store.uri).read_bytes("x") == b"1"
+    assert RunStore(s3.format("odd")).names("") == ["%20 ?#&é:+=%252F"]
+
+
+def test_a_folder_is_removed_only_while_it_is_empty(s3: str) -> None:
+    store = RunStore(s3.format("empty/run"))
+    store.write_bytes(".probe", b"1")
+    store.delete_if_empty()
+    assert store.exists(".probe")
+    store.delete(".probe")
+    assert store.exists()
+    store.delete_if_empty()
+    assert not store.exists()
 
 
 def test_a_bucket_that_is_not_there_is_refused(s3: str) -> None:
