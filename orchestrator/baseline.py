@@ -27,6 +27,16 @@ def handmade_baseline(
     Raises:
         InvalidInput: if the space has no path of that kind.
     """
+    paths = baseline_paths(space)
+    return min(paths, key=lambda path: abs(cost_model.cost(path).num_params - num_params))
+
+
+def baseline_paths(space: SearchSpace) -> list[Architecture]:
+    """The paths of BERT's pattern, of whatever size.
+
+    Raises:
+        InvalidInput: if the space has none.
+    """
     layers = len(space.layers)
     paths = _transformers(space, range(2, layers + 1, 2)) or _transformers(space, [layers])
     if not paths:
@@ -36,7 +46,7 @@ def handmade_baseline(
             f"space's paths of {layers} layers is of that kind; declare these kinds in "
             f"space.candidates, or leave them in every layer of space.per_layer"
         )
-    return min(paths, key=lambda path: abs(cost_model.cost(path).num_params - num_params))
+    return paths
 
 
 def random_controls(

@@ -170,25 +170,38 @@ def parse(values: Mapping[str, Any]) -> Config:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        return read_yaml(path.read_bytes(), str(path))
+    except OSError as error:
+        raise InvalidInput(f"cannot read the configuration {path}: {error.strerror}") from None
+
+
+def read_yaml(data: bytes, name: str) -> dict[str, Any]:
+    """The keys and values of a YAML file.
+
+    Args:
+        name: of the file, for messages.
+
+    Raises:
+        InvalidInput: if it holds something else, or more than a configuration can.
+    """
+    try:
+        text = data.decode()
         size = _size(yaml.compose(text, yaml.SafeLoader), {})
         if size > _MOST_VALUES:
             raise InvalidInput(
-                f"{path} must hold at most {_MOST_VALUES:,} keys and values once its YAML aliases "
+                f"{name} must hold at most {_MOST_VALUES:,} keys and values once its YAML aliases "
                 f"are written out, but holds {size:,}: leave out aliases (*name) of what holds "
                 f"aliases or itself"
             )
         values = yaml.safe_load(text)
-    except OSError as error:
-        raise InvalidInput(f"cannot read the configuration {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InvalidInput(f"{path} is not valid YAML: {error}") from None
+        raise InvalidInput(f"{name} is not valid YAML: {error}") from None
     except RecursionError:
-        raise InvalidInput(f"{path} must hold keys and values, but is nested too deeply") from None
+        raise InvalidInput(f"{name} must hold keys and values, but is nested too deeply") from None
     if values is None:
         return {}
     if not isinstance(values, dict):
-        raise InvalidInput(f"{path} must hold keys and values, but holds {type(values).__name__}")
+        raise InvalidInput(f"{name} must hold keys and values, but holds {type(values).__name__}")
     return values
 
 
@@ -215,7 +228,7 @@ def _apply(values: dict[str, Any], override: str) -> None:
         values = inner
     try:
         values[last] = _scalar(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise InvalidInput(f"--set {override}: the value is not valid YAML ({error})") from None
 
 

@@ -11,11 +11,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from evaluators.own_scorer import OwnScore
 from orchestrator import stages
-from orchestrator.config import Config, parse
+from orchestrator.baseline import baseline_paths
+from orchestrator.config import Config, parse, read_yaml
 from orchestrator.lease import LEASE, hold_lease
 from orchestrator.log_lines import lines_of
 from orchestrator.runinfo import describe, is_finished, stage_record
@@ -77,6 +76,8 @@ def run(
         only = [stage for stage in only if stage != "train"]
     todo = [stage for stage in STAGES if stage in only and not is_finished(store, stage)]
     _refuse_missing_stage(store, only, todo, own=stages.scores_own(this, scorer))
+    if "retrain" in todo:
+        baseline_paths(this.space)
     with (
         lines_of(store.name, "start"),
         _nothing_left_behind(store),
@@ -186,8 +187,8 @@ def _refuse_other_configuration(store: RunStore, config: Config) -> None:
             )
         return
     try:
-        before = parse(yaml.safe_load(store.read_bytes(CONFIG)))
-    except (InvalidInput, yaml.YAMLError) as error:
+        before = parse(read_yaml(store.read_bytes(CONFIG), CONFIG))
+    except InvalidInput as error:
         raise RunConflict(
             f"{store.uri} holds a run of another version ({error}): give another folder"
         ) from None
@@ -218,14 +219,14 @@ def _differences(
 
 @contextmanager
 def _nothing_left_behind(store: RunStore) -> Iterator[None]:
-    """Where bad input stops a new run before its first training step, remove its files again."""
+    """Where bad input stops a new run before its first step or score, remove its files again."""
     folder_existed, run_existed = store.exists(), store.exists(CONFIG)
     try:
         yield
     except RunConflict:
         raise
     except InvalidInput:
-        if not run_existed and not store.names("supernet"):
+        if not run_existed and not store.names("supernet") and not store.names("rows"):
             for name in store.names("") if folder_existed else [""]:
                 store.delete(name)
         raise

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from orchestrator.config import Config, parse
+from orchestrator.config import Config, parse, read_yaml
 from orchestrator.leaderboard import build_leaderboard
 from orchestrator.limits import Limits
 from orchestrator.objectives import DEFAULT_OBJECTIVES, Objectives
@@ -138,13 +137,8 @@ def last_of_each_step(
 def _config(store: RunStore) -> Config | None:
     if not store.exists("config.yaml"):
         return None
-    try:
-        values = yaml.safe_load(store.read_bytes("config.yaml"))
-    except yaml.YAMLError as error:
-        raise InvalidInput(
-            f"config.yaml in the run {store.uri} is not valid YAML: {error}"
-        ) from None
-    return parse(values or {})
+    name = f"config.yaml in the run {store.uri}"
+    return parse(read_yaml(store.read_bytes("config.yaml"), name))
 
 
 def _objectives(config: Config | None) -> Objectives:

@@ -10,10 +10,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import yaml
-
 from evaluators.latency import LatencyTable
-from orchestrator.config import Config, override, parse
+from orchestrator.config import Config, override, parse, read_yaml
 from orchestrator.limits import Limits
 from orchestrator.node_copy import folder_here
 from orchestrator.store import RunStore
@@ -53,8 +51,8 @@ class Run:
                 f"that 'magic-nas run --out' wrote"
             )
         try:
-            return cls(store, parse(yaml.safe_load(store.read_bytes(CONFIG))))
-        except (InvalidInput, yaml.YAMLError, TypeError) as error:
+            return cls(store, parse(read_yaml(store.read_bytes(CONFIG), CONFIG)))
+        except (InvalidInput, TypeError) as error:
             raise InvalidInput(
                 f"{CONFIG} in the run {store.uri} is damaged or of another version ({error}): put "
                 f"back what 'magic-nas run' wrote, or train another run"

@@ -90,6 +90,7 @@ def test_a_key_or_value_that_breaks_a_rule_is_refused(
         ("space.candidates.a={kind: attention, head: 2}", ["'attention'", "'head'"]),
         ("space.candidates.a={kind: attention, heads: [2]}", ["heads", "[2]"]),
         ("space.candidates.A-b={kind: identity}", ["lower-case letters", "'A-b'"]),
+        ("space.per_layer={0: [conv3]}", ["hand-made baseline", "'attention' and 'feed_forward'"]),
         ("space.per_layer={0: [atention]}", ["layer 0", "'atention'", "declared are"]),
         ("train.sampler.name=magict", ["unknown sampler 'magict'", "uniform, magic_t"]),
         ("train.sampler={name: magic_t, changes: 99}", ["1 <= changes <= 3", "changes=99"]),

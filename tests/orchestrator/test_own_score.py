@@ -119,3 +119,13 @@ def test_without_a_super_net_and_a_scorer_a_search_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="'data' is not finished"):
         objectives = {"val_loss_nats": "min"}
         search(tmp_path / "run", config=config_of(objectives=objectives), local=True)
+
+
+def test_rows_outlive_bad_input_that_shows_late(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise InvalidInput("too late")
+
+    monkeypatch.setattr("orchestrator.stages.write_leaderboard", refuse)
+    with pytest.raises(InvalidInput, match="too late"):
+        search(tmp_path / "run", config=config_of(), scorer=hits, local=True)
+    assert len(RunStore(tmp_path / "run").rows("score")) == 30
