@@ -1,21 +1,30 @@
 """What a cluster has, and what its autoscaler could add: how many workers can ever work at once."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from supernet.errors import InvalidInput
 
 Resources = Mapping[str, float]
-"""Of one node, by Ray's names: "CPU", "GPU"."""
+"""Of one node, by Ray's names: "CPU", "GPU", and custom ones."""
+
+TRAINER = "trainer"
+"""A custom resource. Where nodes carry it, training workers go to them alone: such as machines on
+demand, beside spot instances for evaluators."""
 
 
 @dataclass(frozen=True)
 class NodeType:
-    """Workers that an autoscaler may start: what each has (None: not known before), how many."""
+    """Workers that an autoscaler may start: what each has, as far as it is known, and how many."""
 
-    resources: Resources | None
+    resources: Resources
     most: int
+
+    @property
+    def is_known(self) -> bool:
+        """Whether its CPUs and GPUs are known before one is there."""
+        return not {"CPU", "GPU"}.isdisjoint(self.resources)
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Autoscaler:
         head = config.get("head_node_type")
         types = [
             NodeType(
-                _known(kind.get("resources")),
+                kind.get("resources") or {},
                 int(kind.get("max_workers", 0 if name == head else most)),
             )
             for name, kind in config.get("available_node_types", {}).items()
@@ -43,16 +52,32 @@ class Autoscaler:
         return cls(tuple(kind for kind in types if kind.most), most)
 
 
-def _known(resources: Resources | None) -> Resources | None:
-    return resources if resources and {"CPU", "GPU"} & set(resources) else None
-
-
 @dataclass(frozen=True)
 class Cluster:
-    """What the nodes of a cluster have, the head first, and what may come."""
+    """What the nodes of a cluster have, the head first, and what may come.
+
+    Args:
+        part: as messages name it.
+        needs_gpu: work goes to GPUs, also where this part of a cluster has none.
+    """
 
     nodes: Sequence[Resources]
     autoscaler: Autoscaler | None = None
+    part: str = "the cluster has"
+    needs_gpu: bool = False
+
+    def for_training(self) -> "Cluster":
+        """The part where training may go: what carries `trainer`, if anything does."""
+        types = self.autoscaler.types if self.autoscaler else ()
+        able = tuple(kind for kind in types if TRAINER in kind.resources)
+        if not able and not any(TRAINER in node for node in self.nodes):
+            return self
+        return Cluster(
+            [node if TRAINER in node else {} for node in self.nodes],
+            self.autoscaler and replace(self.autoscaler, types=able),
+            part=f"the cluster's {TRAINER!r} nodes have",
+            needs_gpu=self.use_gpu,
+        )
 
     @property
     def num_cpus(self) -> int:
@@ -68,7 +93,8 @@ class Cluster:
     def use_gpu(self) -> bool:
         """Whether work goes to GPUs: where there is one, or may come."""
         types = self.autoscaler.types if self.autoscaler else ()
-        return self.num_gpus > 0 or any((t.resources or {}).get("GPU", 0) for t in types)
+        there = [*self.nodes, *(kind.resources for kind in types)]
+        return self.needs_gpu or any(resources.get("GPU", 0) for resources in there)
 
     @property
     def slots(self) -> int:
@@ -83,10 +109,10 @@ class Cluster:
         if self.autoscaler.most is None:
             return None
         left, types = self.autoscaler.most, self.autoscaler.types
-        if any(kind.resources is None for kind in types):
+        if not all(kind.is_known for kind in types):
             return self.slots if len(self.nodes) - 1 >= left else None
         slots = self._slots_of(self.nodes[0])
-        for each, most in sorted((self._slots_of(t.resources or {}), t.most) for t in types)[::-1]:
+        for each, most in sorted((self._slots_of(t.resources), t.most) for t in types)[::-1]:
             slots += each * min(most, left)
             left -= min(most, left)
         return max(slots, self.slots)
@@ -108,7 +134,7 @@ class Cluster:
         kind = "GPUs" if self.use_gpu else "CPU cores"
         grows = f", and its autoscaler can bring it to {most}" if most > self.slots else ""
         raise InvalidInput(
-            f"{setting} must be at most {most}, for the cluster has {self.num_cpus} CPU cores and "
+            f"{setting} must be at most {most}, for {self.part} {self.num_cpus} CPU cores and "
             f"{self.num_gpus} GPUs{grows}, and one worker takes one of its {kind}, but got "
             f"{wanted}: lower it, leave it out, or add nodes"
         )

@@ -245,7 +245,7 @@ def doctor(address: str | None, *, config: str | None = None, out: str | None = 
         store.check_writable()
     with connect(address, user_code=None, name="doctor") as cluster:
         if settings:
-            cluster.check(settings.train.workers, setting="train.workers")
+            cluster.for_training().check(settings.train.workers, setting="train.workers")
             cluster.check(settings.search.evaluators, setting="search.evaluators")
         logger.info("asking %d node(s)", len(cluster.nodes))
         try:

@@ -5,17 +5,14 @@ Ray places them; what is here is what the user is told, and on which nodes train
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import ray
 from ray._private.state import available_resources_per_node, state
 
-Resources = Mapping[str, float]
+from orchestrator.capacity import TRAINER, Resources
 
-TRAINER = "trainer"
-"""A custom resource. Where nodes carry it, training workers go to them alone: such as machines on
-demand, beside spot instances for evaluators."""
 ANY = 0.001
 """Of that resource a worker takes next to nothing: how many fit is up to CPUs and GPUs."""
 QUIET_S = 10.0

@@ -33,7 +33,7 @@ def test_machines_of_ones_own_are_known_once_they_are_there() -> None:
             "local.cluster.node": {"resources": {}, "max_workers": 2, "min_workers": 2},
         },
     }
-    assert Autoscaler.of(local).types == (NodeType(None, 2),)
+    assert Autoscaler.of(local).types == (NodeType({}, 2),)
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,8 @@ def test_machines_of_ones_own_are_known_once_they_are_there() -> None:
         ([HEAD], Autoscaler.of(CLUSTER_FILE), 0, 2 * 2 + 3 * 1),
         ([{"CPU": 8, "GPU": 1}], Autoscaler.of(CLUSTER_FILE), 1, 1 + 7),
         ([{"CPU": 2}], Autoscaler((NodeType({"CPU": 4}, 3),), 2), 2, 2 + 8),
-        ([{"CPU": 2}], Autoscaler((NodeType(None, 2),), 2), 2, None),
-        ([{"CPU": 2}, {"CPU": 4}, {"CPU": 4}], Autoscaler((NodeType(None, 2),), 2), 10, 10),
+        ([{"CPU": 2}], Autoscaler((NodeType({}, 2),), 2), 2, None),
+        ([{"CPU": 2}, {"CPU": 4}, {"CPU": 4}], Autoscaler((NodeType({}, 2),), 2), 10, 10),
         ([{"CPU": 2}], Autoscaler(), 2, None),
     ],
 )
@@ -78,3 +78,26 @@ def test_workers_that_are_yet_to_come_may_be_asked_for() -> None:
     assert cluster.workers(7, setting="train.workers") == 7
     cluster = Cluster([{"CPU": 2}], Autoscaler())
     assert cluster.workers(99, setting="train.workers") == 99
+
+
+@pytest.mark.parametrize(
+    ("nodes", "types", "most"),
+    [
+        ([{"CPU": 8, "trainer": 1}, {"CPU": 32}], None, 8),
+        ([HEAD, {"CPU": 4}], (NodeType({"CPU": 8, "trainer": 1}, 2), NodeType({"CPU": 64}, 5)), 16),
+        ([HEAD, {"CPU": 4}], (NodeType({"trainer": 1}, 2), NodeType({"CPU": 64}, 5)), None),
+        ([{"CPU": 4, "trainer": 1}, {"CPU": 4, "GPU": 1}], None, 0),
+        ([{"CPU": 4}, {"CPU": 32}], None, 36),
+    ],
+)
+def test_training_counts_the_nodes_for_it_alone(
+    nodes: list[dict[str, float]], types: tuple[NodeType, ...] | None, most: int | None
+) -> None:
+    cluster = Cluster(nodes, types and Autoscaler(types, 7)).for_training()
+    assert cluster.most_slots == most
+
+
+def test_training_that_finds_too_few_nodes_for_it_is_refused() -> None:
+    cluster = Cluster([HEAD, {"CPU": 8, "trainer": 1}, {"CPU": 32}]).for_training()
+    with pytest.raises(InvalidInput, match=r"at most 8, for the cluster's 'trainer' nodes have 8"):
+        cluster.check(9, setting="train.workers")
