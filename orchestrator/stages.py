@@ -86,16 +86,18 @@ class RayWorkers:
 
     def __init__(self, cluster: Any) -> None:
         from orchestrator.on_ray import metrics
+        from orchestrator.on_ray.losses import losses_told
         from orchestrator.on_ray.retraining import retrain_on_ray
         from orchestrator.on_ray.search import search_on_ray
         from orchestrator.on_ray.training import train_on_ray
 
-        self._cluster, self._metrics = cluster, metrics
+        self._cluster, self._metrics, self._losses_told = cluster, metrics, losses_told
         self._train, self._search, self._retrain = train_on_ray, search_on_ray, retrain_on_ray
 
     def train(self, run: Run, on_progress: Callable[[dict[str, Any]], None]) -> None:
         """See `orchestrator.on_ray.training`."""
-        self._train(run, self._cluster, self._metrics.with_training(run, on_progress))
+        with self._losses_told("training"):
+            self._train(run, self._cluster, self._metrics.with_training(run, on_progress))
 
     def search(
         self,
@@ -108,9 +110,10 @@ class RayWorkers:
     ) -> float:
         """See `orchestrator.on_ray.search`."""
         show = self._metrics.with_search(run, on_progress)
-        return self._search(
-            run, self._cluster, stream, checkpoint=checkpoint, own=own, on_progress=show
-        )
+        with self._losses_told("the search"):
+            return self._search(
+                run, self._cluster, stream, checkpoint=checkpoint, own=own, on_progress=show
+            )
 
     def retrain(
         self,
@@ -120,7 +123,8 @@ class RayWorkers:
     ) -> None:
         """See `orchestrator.on_ray.retraining`."""
         show = self._metrics.with_retraining(run, models, on_progress)
-        self._retrain(run, self._cluster, models, show)
+        with self._losses_told("stand-alone training"):
+            self._retrain(run, self._cluster, models, show)
 
 
 @contextmanager
@@ -142,7 +146,7 @@ def workers(
     with connect(address, user_code=run.config.user_code, name=run.store.name) as cluster:
         logger.info("Ray has %d CPU cores and %d GPUs", cluster.num_cpus, cluster.num_gpus)
         if "train" in todo:
-            cluster.check(run.config.train.workers, setting="train.workers")
+            cluster.for_training().check(run.config.train.workers, setting="train.workers")
         if "search" in todo:
             cluster.check(run.config.search.evaluators, setting="search.evaluators")
         if address:

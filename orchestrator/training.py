@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.lease import holder_of
 from orchestrator.runinfo import library_versions
 from orchestrator.runs import SUPERNET, Run
 from orchestrator.store import RunStore
@@ -19,7 +20,7 @@ from supernet.checkpoint import latest_checkpoint
 from supernet.data.masking import TrainBatches
 from supernet.data.packed import PackedDataset
 from supernet.engine import Engine
-from supernet.errors import TrainingDiverged
+from supernet.errors import RunConflict, TrainingDiverged
 from supernet.loss import evaluate
 from supernet.model import SuperNet
 from supernet.sampler import Paths
@@ -58,12 +59,25 @@ class ModelPlan:
 
 
 class RowObserver:
-    """Keeps the training log as rows, and reports every interval to whoever watches."""
+    """Keeps the training log as rows, and reports every interval to whoever watches.
 
-    def __init__(self, store: RunStore, report: Report, *, kind: str, **labels: Any) -> None:
+    Args:
+        holder: of the run's lease, whose driver started this; None: nobody is asked.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        report: Report,
+        *,
+        kind: str,
+        holder: str | None = None,
+        **labels: Any,
+    ) -> None:
         self._store = store
         self._report = report
         self._kind = kind
+        self._holder = holder
         self._labels = labels
 
     def on_interval(self, row: dict[str, Any]) -> None:
@@ -71,7 +85,16 @@ class RowObserver:
         self._report(row)
 
     def on_checkpoint(self, news: News) -> None:
-        """Write the rows since the last checkpoint."""
+        """Write the rows since the last checkpoint.
+
+        Raises:
+            RunConflict: if another driver has taken over the run.
+        """
+        if self._holder and holder_of(self._store) not in (self._holder, None):
+            raise RunConflict(
+                f"one driver at a time works on a run, but another one than started this training "
+                f"has {self._store.uri} now: nothing more is kept of it"
+            )
         kinds = {self._kind: news.intervals, "probe": news.probes, "anchor": news.anchors}
         for kind, rows in kinds.items():
             writer = self._store.row_writer(kind, self._labels.get("name", ""))
@@ -85,11 +108,16 @@ def train_supernet(
     plan: Callable[[int, int], list[Paths]],
     report: Report,
     device: torch.device,
+    holder: str | None = None,
 ) -> None:
     """Train the run's super-net from its newest checkpoint to the last step.
 
+    Args:
+        holder: of the run's lease; see `RowObserver`.
+
     Raises:
         TrainingDiverged, StorageFailed: see `supernet.training.train`.
+        RunConflict: if another driver takes over the run.
     """
     settings = run.config.train
     job = TrainingJob(
@@ -112,7 +140,8 @@ def train_supernet(
     )
     torch.manual_seed(run.config.seed)
     model = SuperNet(run.space, run.shape)
-    _train(model.to(device), job, make_engine, RowObserver(run.store, report, kind="train"))
+    observer = RowObserver(run.store, report, kind="train", holder=holder)
+    _train(model.to(device), job, make_engine, observer)
 
 
 def _anchors(run: Run, device: torch.device) -> Anchors | None:

@@ -6,6 +6,8 @@
     │   └── RunConflict           the run's folder belongs to another configuration or driver
     ├── TrainingDiverged      the loss is no longer finite
     ├── SuperNetCollapsed     the super-net learnt nothing beyond token frequencies
+    ├── SearchFailing         most children fail
+    ├── WorkersLost           the cluster lost a stage's workers more often than is tried again
     └── StorageFailed         the run's storage refused a write (full, read-only, gone)
 
 Every message gives the rule, the value that breaks it, and the remedy.
@@ -38,6 +40,10 @@ class SuperNetCollapsed(MagicNasError):
 
 class SearchFailing(MagicNasError):
     """Most children fail, so that scoring more of them makes no sense."""
+
+
+class WorkersLost(MagicNasError):
+    """The cluster lost a stage's workers too often, or could not start them."""
 
 
 class StorageFailed(MagicNasError):

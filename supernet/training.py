@@ -18,7 +18,7 @@ from supernet.alignment import Anchors
 from supernet.checkpoint import Checkpoint, Files, Tensors, save_checkpoint
 from supernet.data.masking import Batch, TrainBatches
 from supernet.engine import Engine
-from supernet.errors import StorageFailed, TrainingDiverged
+from supernet.errors import MagicNasError, StorageFailed, TrainingDiverged
 from supernet.loss import evaluate, masked_lm_loss_and_states
 from supernet.sampler import Paths, check_plan
 from supernet.settings import OptimiserSettings
@@ -232,11 +232,11 @@ class Loop:
         """Write a checkpoint; if the first worker cannot, every worker stops."""
         probes = self._probe(step)
         weights, optimizer = self._engine.weights(), self._engine.optimizer_state()
-        problem = None
+        problem: MagicNasError | None = None
         if self._engine.rank == 0:
             try:
                 self._write(step, probes, weights, optimizer)
-            except StorageFailed as error:
+            except MagicNasError as error:
                 problem = error
         if self._engine.total([float(problem is not None)]) != [0.0]:
             raise problem or StorageFailed("the first worker could not write a checkpoint")

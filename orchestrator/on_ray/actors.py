@@ -63,8 +63,8 @@ class SuperNetHost:
         return self._progress
 
     def fail(self, kind: str, message: str) -> None:
-        """Take a worker's error that another attempt would not mend."""
-        self._failure = (kind, message)
+        """Take a worker's error that another attempt would not mend; the first one is kept."""
+        self._failure = self._failure or (kind, message)
 
     def failure(self) -> tuple[str, str] | None:
         """That error, if there was one."""

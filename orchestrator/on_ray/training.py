@@ -14,13 +14,14 @@ from ray.train.torch import TorchTrainer, get_device
 from ray.train.v2.api.exceptions import WorkerGroupError
 from ray.util import placement_group_table
 
+from orchestrator.capacity import Resources
+from orchestrator.lease import holder_of
 from orchestrator.log_lines import log_from_worker
 from orchestrator.on_ray.actors import PathSamplerActor, SuperNetActor
 from orchestrator.on_ray.cluster import Cluster
 from orchestrator.on_ray.names import actor_options, beside_driver
 from orchestrator.on_ray.placement import (
     Node,
-    Resources,
     Waits,
     nodes,
     plan,
@@ -66,7 +67,12 @@ def train_on_ray(run: Run, cluster: Cluster, on_progress: Callable[[dict[str, An
     torch_trainer = partial(
         TorchTrainer,
         _worker,
-        train_loop_config={"run": run.store.uri, "supernet": supernet, "sampler": sampler},
+        train_loop_config={
+            "run": run.store.uri,
+            "supernet": supernet,
+            "sampler": sampler,
+            "holder": holder_of(run.store),
+        },
         scaling_config=ray.train.ScalingConfig(
             num_workers=workers,
             use_gpu=cluster.use_gpu,
@@ -103,7 +109,7 @@ def num_training_workers(run: Run, cluster: Cluster, need: Resources, there: Seq
         InvalidInput: if the cluster has fewer, or the batch cannot be split.
     """
     settings = run.config.train
-    workers = cluster.workers(settings.workers, setting="train.workers")
+    workers = cluster.for_training().workers(settings.workers, setting="train.workers")
     share = settings.batch_size // settings.accumulation
     if settings.workers is None:
         most = min(workers, max(1, sum(node.slots(need) for node in there)))
@@ -168,28 +174,48 @@ def _no_room(need: Resources, workers: int) -> bool:
 
 
 def _worker(config: dict[str, Any]) -> None:
-    """One training worker."""
-    run = Run.open(config["run"])
-    first = ray.train.get_context().get_world_rank() == 0
-    log_from_worker(run.store.name, "train", level=logging.INFO if first else logging.ERROR)
-    supernet, sampler = config["supernet"], config["sampler"]
-    settings, world = run.config.train, ray.train.get_context().get_world_size()
-    micro_batch = settings.batch_size // (settings.accumulation * world)
+    """One training worker; does nothing once one has told of a failure that stays.
 
-    def plan(start: int, count: int) -> list[Paths]:
-        paths: list[Paths] = ray.get(sampler.plan.remote(start, count))
-        return paths
-
+    In the loop all workers meet the same errors; before it one may be alone with its own, and is
+    seen to fail by Ray Train, which stops the others.
+    """
+    supernet = config["supernet"]
+    if ray.get(supernet.failure.remote()):
+        return
+    attempt = _Attempt(**config)
     try:
+        attempt.train()
+    except MagicNasError as error:
+        ray.get(supernet.fail.remote(type(error).__name__, str(error)))
+        if not attempt.in_loop:
+            raise
+
+
+class _Attempt:
+    """What a worker trains, from the newest checkpoint on."""
+
+    def __init__(self, run: str, supernet: Any, sampler: Any, holder: str | None) -> None:
+        self._uri, self._supernet, self._sampler, self._holder = run, supernet, sampler, holder
+        self.in_loop = False
+
+    def train(self) -> None:
+        run, context = Run.open(self._uri), ray.train.get_context()
+        level = logging.INFO if context.get_world_rank() == 0 else logging.ERROR
+        log_from_worker(run.store.name, "train", level=level)
+        settings = run.config.train
+        micro_batch = settings.batch_size // (settings.accumulation * context.get_world_size())
         train_supernet(
             run,
             make_engine=partial(
                 DeepSpeedEngine, zero_stage=settings.zero_stage, micro_batch=micro_batch
             ),
-            plan=plan,
-            report=lambda row: supernet.report.remote(row),
+            plan=self._plan,
+            report=lambda row: self._supernet.report.remote(row),
             device=torch.device(get_device()),
+            holder=self._holder,
         )
-    except MagicNasError as error:
-        if first:
-            ray.get(supernet.fail.remote(type(error).__name__, str(error)))
+
+    def _plan(self, start: int, count: int) -> list[Paths]:
+        self.in_loop = True
+        paths: list[Paths] = ray.get(self._sampler.plan.remote(start, count))
+        return paths
