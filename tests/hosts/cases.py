@@ -210,7 +210,10 @@ def host_killed_and_back(attempt: Try) -> str:
     attempt.cluster.start([number])
     back_at = time.time()
     attempt.finish()
-    return "went on by itself" + _used(attempt, number, since=back_at)
+    used = _used(attempt, number, since=back_at)
+    if attempt.stage == "search" and not used:
+        raise Broken("the host that was back scored nothing")
+    return "went on by itself" + used
 
 
 def host_added(attempt: Try) -> str:
@@ -419,8 +422,8 @@ class Lab:
             found = {"ok": True, "happened": happened} | attempt.outcome()
             whole = case.leaves_whole
             return found
-        except Broken as broken:
-            return {"ok": False, "happened": str(broken)}
+        except Exception as error:  # whatever it is, the try did not keep its promise
+            return {"ok": False, "happened": f"{type(error).__name__}: {error}"}
         finally:
             if not whole:
                 self.__exit__()
