@@ -80,6 +80,7 @@ class ScoringPool:
         self._moves: Counter[str] = Counter()
         self._work = asyncio.Event()
         self._idle = False
+        self._fatal: Exception | None = None
         self.able = 0
         """Evaluators that can score now."""
         self._servers: list[asyncio.Future[None]] = []
@@ -91,7 +92,13 @@ class ScoringPool:
         self._servers.append(asyncio.ensure_future(self._serve(evaluator)))
 
     async def score(self, architectures: Iterable[str]) -> list[Row]:
-        """A row per architecture, in their order."""
+        """A row per architecture, in their order.
+
+        Raises:
+            Exception: what an evaluator raised that was no loss of it, from then on at once.
+        """
+        if self._fatal is not None:
+            raise self._fatal
         loop, texts = asyncio.get_running_loop(), list(architectures)
         for text in texts:
             self._awaited[text] = loop.create_future()
@@ -114,11 +121,16 @@ class ScoringPool:
                 finally:
                     self.able -= 1
         except Exception as error:
-            for waiting in self._awaited.values():
-                if not waiting.done():
-                    waiting.set_exception(error)
-            self._awaited.clear()
-            raise
+            self._give_up(error)
+
+    def _give_up(self, error: Exception) -> None:
+        """Whoever waits or asks later gets the error; evaluators that go on get no work."""
+        self._fatal = self._fatal or error
+        for waiting in self._awaited.values():
+            if not waiting.done():
+                waiting.set_exception(error)
+        self._awaited.clear()
+        self._queue = _Queue()
 
     async def _score_while_able(self, evaluator: PooledEvaluator) -> None:
         has_worked = False
@@ -148,16 +160,16 @@ class ScoringPool:
     def _elsewhere(self, chunk: list[str], error: HostLost) -> None:
         """Give the chunk to whoever is free; that its host was lost counts as no attempt."""
         self._moves.update(chunk)
-        for text in chunk:
+        for text in self._wanted(chunk):
             if self._moves[text] > MOVES:
                 self._done(text, self._failed(text, f"{MOVES} hosts were lost: {error}"))
-        self._queue.put([text for text in chunk if text in self._awaited])
+        self._queue.put(self._wanted(chunk))
         self._work.set()
 
     def _again(self, chunk: list[str], error: str, *, alone_is_final: bool = False) -> None:
         """Give each child out again by itself, to find the one that is to blame."""
         final = alone_is_final and len(chunk) == 1
-        for text in chunk:
+        for text in self._wanted(chunk):
             self._attempts[text] += 1
             if final or self._attempts[text] >= ATTEMPTS:
                 self._done(text, self._failed(text, error))
@@ -165,10 +177,16 @@ class ScoringPool:
                 self._queue.put([text])
         self._work.set()
 
+    def _wanted(self, chunk: list[str]) -> list[str]:
+        """Those of it that somebody still waits for."""
+        return [text for text in chunk if text in self._awaited]
+
     def _done(self, text: str, row: Row) -> None:
         self._attempts.pop(text, None)
         self._moves.pop(text, None)
-        self._awaited.pop(text).set_result(row)
+        waiting = self._awaited.pop(text, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(row)
 
 
 class _Queue:

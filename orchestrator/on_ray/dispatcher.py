@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.on_ray.metrics import ScoringMetrics
 from orchestrator.on_ray.silence import Watch, raylets
@@ -35,28 +35,42 @@ class RayEvaluator:
         self._watch = watch
         self._node = ""
         """On which it was when it was last ready."""
+        self._counted = False
+        """Whether it was counted as one that begins again, since."""
 
     async def ready(self) -> None:
         """Wait until Ray has started it, here or elsewhere, and its node answers."""
         while True:
             try:
                 self._actor = self._actor or ray.get_actor(self._name)
-                self._node = await self._actor.ready.remote()
-                if self._node not in self._watch.silence:
-                    return
-            except (RayActorError, ValueError):  # died, or its name is not known yet
-                pass
+                node = await self._actor.ready.remote()
+                if node not in self._watch.silence:
+                    return self._begin_on(node)
+            except (RayError, ValueError):  # died, or its name is not known yet
+                self._actor = None  # the next of its name may be another actor
             await asyncio.sleep(AGAIN_S)
+
+    def _begin_on(self, node: str) -> None:
+        if self._node not in ("", node):  # its host was lost
+            self._count_restart()
+        self._node, self._counted = node, False
+
+    def _count_restart(self) -> None:
+        if not self._counted:
+            self._metrics.count_restart()
+        self._counted = True
 
     async def score_together(self, architectures: Sequence[str]) -> list[Row]:
         """A row per architecture."""
         with self._metrics.given_out(architectures):
             try:
                 rows = await self._while_heard(self._actor.score_together.remote(architectures))
-            except RayActorError as error:
+            except RayTaskError:  # raised by the evaluator's own code, though it may be a RayError
+                raise
+            except RayError as error:
                 if not await self.host_answers():
                     raise HostLost(str(error)) from error
-                self._metrics.count_restart()
+                self._count_restart()
                 raise EvaluatorLost(str(error)) from error
         self._metrics.count(rows)
         return rows
@@ -79,7 +93,7 @@ class RayEvaluator:
 
     async def restart(self) -> None:
         """Kill the process; Ray starts the next one."""
-        self._metrics.count_restart()
+        self._count_restart()
         ray.kill(self._actor, no_restart=False)
 
 

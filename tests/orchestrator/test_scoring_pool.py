@@ -106,12 +106,63 @@ def test_a_child_that_hangs_becomes_a_row_and_its_evaluator_is_restarted():
     assert evaluator.restarted == 2  # of its chunk, then by itself
 
 
-def test_an_error_of_an_evaluator_reaches_whoever_waits():
+def test_an_error_of_an_evaluator_reaches_whoever_waits_or_asks_later_and_ends_no_other():
     async def fail(_):
         raise KeyError("no such operator")
 
-    with pytest.raises(KeyError, match="no such operator"):
-        score([Evaluator(fail)], CHILDREN)
+    async def wait(_):
+        await asyncio.sleep(0.02)
+
+    async def lose(_):
+        await asyncio.sleep(0.02)
+        raise EvaluatorLost("gone")
+
+    async def run():
+        pool = ScoringPool(evaluators, failed=failed)
+        for batches in [CHILDREN[:6], CHILDREN[6:]], [CHILDREN]:
+            found = await asyncio.gather(*map(pool.score, batches), return_exceptions=True)
+            assert [str(error) for error in found] == ["'no such operator'"] * len(batches)
+            await asyncio.sleep(0.1)
+        return pool.able
+
+    evaluators = [Evaluator(fail), Evaluator(wait), Evaluator(lose)]
+    assert asyncio.run(asyncio.wait_for(run(), timeout=5)) == 2
+    assert [len(one.chunks) for one in evaluators] == [1, 1, 1], "went on with what nobody awaits"
+
+
+def test_an_error_while_nobody_waits_reaches_the_next_who_asks():
+    class Broken(Evaluator):
+        async def ready(self):
+            raise KeyError("no such host")
+
+    async def run():
+        pool = ScoringPool([Broken(), Evaluator()], failed=failed)
+        await asyncio.sleep(0.01)
+        await pool.score(CHILDREN)
+
+    with pytest.raises(KeyError, match="no such host"):
+        asyncio.run(asyncio.wait_for(run(), timeout=5))
+
+
+@pytest.mark.parametrize("gives_up", [True, False])
+def test_children_that_are_asked_for_again_while_they_are_scored_stop_no_evaluator(gives_up):
+    async def wait(_):
+        await asyncio.sleep(0.02)
+
+    async def run():
+        pool = ScoringPool(evaluators, failed=failed)
+        first = asyncio.ensure_future(pool.score(CHILDREN))
+        await asyncio.sleep(0.01)
+        if gives_up:
+            first.cancel()
+            await asyncio.sleep(0.1)
+        rows = [await pool.score(CHILDREN), await pool.score(CHILDREN)]
+        return rows, pool.able
+
+    evaluators = [Evaluator(wait), Evaluator(wait)]
+    rows, able = asyncio.run(asyncio.wait_for(run(), timeout=5))
+    assert able == 2
+    assert [[row["architecture"] for row in batch] for batch in rows] == [CHILDREN] * 2
 
 
 def test_an_evaluator_that_is_not_ready_holds_up_nobody():
