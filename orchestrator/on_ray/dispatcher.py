@@ -17,12 +17,15 @@ from orchestrator.on_ray.metrics import ScoringMetrics
 from orchestrator.on_ray.silence import Watch, raylets
 from orchestrator.scoring_pool import EvaluatorLost, HostLost, Row, ScoringPool
 from orchestrator.store import RunStore
+from supernet.errors import StorageFailed
 
 DEATH_NEWS_S = 3.0
 """Ray waits for a second before it tells that an actor died."""
 HEARD_S = 0.5
 """Between two looks whether a node has fallen silent on which children are."""
 AGAIN_S = 1.0
+WRITES = 3
+"""How often rows are given to a storage that refuses them."""
 
 
 class RayEvaluator:
@@ -133,8 +136,8 @@ class Dispatcher:
     async def score_batch(self, batch_id: int) -> dict[str, Any]:
         """Score what the batch log names; once this returns, the rows outlive a crash.
 
-        Says how many were `scored`, whether an evaluator was `idle` since the last batch, and how
-        many `evaluators` can score now.
+        Says how many were `scored`, whether an evaluator was `idle` since the last batch, how many
+        `evaluators` can score now, and why the storage `refused` the rows ("": it did not).
         """
         pool = self._pool_of_now()
         batch = self._store.read_json(f"search/batches/{batch_id:06d}.json")
@@ -143,10 +146,24 @@ class Dispatcher:
         rows = await pool.score(missing)
         for row in rows:
             row["batch_id"] = batch_id
-        self._writer.write(rows)
-        self._scored.update(missing)
-        self._rows[batch_id] = rows
-        return {"scored": len(rows), "idle": pool.was_idle(), "evaluators": pool.able}
+        refused = await self._kept(rows)
+        if not refused:
+            self._scored.update(missing)
+            self._rows[batch_id] = rows
+        found = {"scored": len(rows), "idle": pool.was_idle(), "evaluators": pool.able}
+        return found | {"refused": refused}
+
+    async def _kept(self, rows: list[Row]) -> str:
+        """Write the rows; says what the storage answered that would not take them."""
+        for left in reversed(range(WRITES)):
+            try:
+                self._writer.write(rows)
+                break
+            except StorageFailed as error:
+                if not left:
+                    return str(error)
+                await asyncio.sleep(AGAIN_S)
+        return ""
 
     def take_rows(self, batch_id: int) -> list[Row]:
         """The rows of a scored batch, once."""

@@ -3,6 +3,7 @@
 Tune's cost is per trial, so a trial is a batch; the user's searcher sees single candidates.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -96,10 +97,7 @@ def search_with(
         in_flight=settings.in_flight,
         on_progress=on_progress,
     )
-    try:
-        _tune(run, dispatcher, searcher)
-    finally:
-        run.store.delete("ray")
+    _tune(dispatcher, searcher)
     if searcher.stopped:
         raise searcher.stopped
     if searcher.failed:
@@ -129,20 +127,21 @@ def _start_evaluator(
     ).remote(run.store.uri, checkpoint, own)
 
 
-def _tune(run: Run, dispatcher: Any, searcher: Searcher) -> None:
+def _tune(dispatcher: Any, searcher: Searcher) -> None:
+    """Run the trials; what Tune keeps of them is of no use later, and not part of the run."""
     trainable = tune.with_parameters(BatchTrial, dispatcher=dispatcher)
-    tune.Tuner(
-        tune.with_resources(trainable, HEAD_NODE),
-        tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
-        run_config=tune.RunConfig(
-            name="search",
-            storage_filesystem=run.store.files,
-            storage_path=run.store.path("ray"),
-            failure_config=tune.FailureConfig(max_failures=TRIAL_FAILURES),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-            verbose=0,
-        ),
-    ).fit()
+    with tempfile.TemporaryDirectory(prefix="magic-nas-tune-") as folder:
+        tune.Tuner(
+            tune.with_resources(trainable, HEAD_NODE),
+            tune_config=tune.TuneConfig(search_alg=searcher, num_samples=-1, reuse_actors=True),
+            run_config=tune.RunConfig(
+                name="search",
+                storage_path=folder,
+                failure_config=tune.FailureConfig(max_failures=TRIAL_FAILURES),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
+                verbose=0,
+            ),
+        ).fit()
 
 
 class BatchSearcher(Searcher):  # type: ignore[misc]
@@ -185,7 +184,10 @@ class BatchSearcher(Searcher):  # type: ignore[misc]
         if len(self._trials) >= enough:
             return None
         size = self._batch_size
-        batch = self._stream.next_batch(size if isinstance(size, int) else size.size)
+        try:
+            batch = self._stream.next_batch(size if isinstance(size, int) else size.size)
+        except MagicNasError as problem:
+            self.stopped, batch = problem, None
         if batch is None:
             return str(Searcher.FINISHED)
         self._trials[trial_id] = batch.batch_id
@@ -199,6 +201,9 @@ class BatchSearcher(Searcher):  # type: ignore[misc]
         batch_id = self._trials.pop(trial_id)
         if error or result is None:
             self.failed.append(batch_id)
+            return
+        if result["refused"]:
+            self.stopped = StorageFailed(result["refused"])
             return
         self._last_s = result["time_this_iter_s"]
         if isinstance(self._batch_size, BatchSize):

@@ -1,5 +1,6 @@
 """How many trials Tune gets at a time; no cluster is needed for that."""
 
+import asyncio
 import multiprocessing
 from types import SimpleNamespace
 
@@ -9,9 +10,9 @@ from ray.tune.search import Searcher
 
 from orchestrator.batch_size import BatchSize
 from orchestrator.candidates import Candidates
-from orchestrator.on_ray import search
+from orchestrator.on_ray import dispatcher, search
 from orchestrator.on_ray.search import WORTH_A_PROCESS_S, BatchSearcher
-from supernet.errors import SearchFailing
+from supernet.errors import SearchFailing, StorageFailed
 
 
 class Stream:
@@ -46,7 +47,7 @@ def searcher_of(monkeypatch):
 
 
 def done(seconds: float, *, idle: bool = False) -> dict[str, object]:
-    return {"time_this_iter_s": seconds, "idle": idle, "evaluators": 1}
+    return {"time_this_iter_s": seconds, "idle": idle, "evaluators": 1, "refused": ""}
 
 
 def in_flight_after(searcher: BatchSearcher, seconds: float) -> int:
@@ -87,6 +88,35 @@ def test_nothing_goes_out_after_a_batch_that_could_not_be_kept(searcher_of):
     searcher.on_trial_complete("first", None, error=True)
     assert searcher.failed == [0]
     assert searcher.suggest("next") == Searcher.FINISHED
+
+
+def test_the_answer_of_a_storage_that_refuses_rows_or_batches_ends_the_search(searcher_of):
+    searcher = searcher_of(Stream(9))
+    searcher.suggest("t0")
+    searcher.on_trial_complete("t0", done(1.0) | {"refused": "no space left: make room"})
+    assert searcher.suggest("t1") == Searcher.FINISHED
+    assert isinstance(searcher.stopped, StorageFailed) and "make room" in str(searcher.stopped)
+
+    full = Stream(9)
+    full.next_batch = refuse
+    searcher = searcher_of(full)
+    assert searcher.suggest("t0") == Searcher.FINISHED
+    assert "no space left" in str(searcher.stopped)
+
+
+def refuse(*_):
+    raise StorageFailed("no space left")
+
+
+def test_rows_that_the_storage_refuses_are_tried_again_and_then_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(dispatcher, "AGAIN_S", 0.0)
+    monkeypatch.setattr(dispatcher, "Watch", lambda _: None)
+    one = dispatcher.Dispatcher(str(tmp_path), [], "v", None)
+    one._writer = SimpleNamespace(write=refuse)
+    assert asyncio.run(one._kept([{"n": 1}])) == "no space left"
+    answers = iter([refuse, lambda rows: None])
+    one._writer = SimpleNamespace(write=lambda rows: next(answers)(rows))
+    assert asyncio.run(one._kept([{"n": 1}])) == ""
 
 
 def test_a_search_that_fails_stops_and_keeps_why(searcher_of):
