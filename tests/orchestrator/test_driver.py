@@ -288,7 +288,7 @@ def slow_options(tiny_config: Path, tmp_path: Path) -> list[object]:
         "space.candidates.slow={kind: 'slow_operator:Slow'}",
         "space.candidates.attention={kind: attention}",
         "space.candidates.conv3={kind: separable_conv}",
-        "space.candidates.conv7={kind: separable_conv, kernel_size: 7}",
+        "space.candidates.feed_forward={kind: feed_forward, inner_size: 16}",
         "train.checkpoint_steps=10",
         "train.keep_checkpoints=9",
         "search.batch_size=2",
