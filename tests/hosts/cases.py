@@ -65,6 +65,8 @@ class Try:
         self.drivers = 0
         self.rows_before: list[str] = []
         self.failed_at = 0.0
+        self.counts_from = 0.0
+        """Work before this is not yet the going on."""
 
     def drive(self) -> None:
         """Start the command on the head."""
@@ -97,7 +99,7 @@ class Try:
     def fails(self) -> None:
         """Note what there is: the failure follows at once."""
         self.rows_before = self.result.rows()
-        self.failed_at = time.time()
+        self.failed_at = self.counts_from = time.time()
 
     def finish(self) -> None:
         """Wait until the command has ended well."""
@@ -149,7 +151,7 @@ class Try:
                 f"{lost} steps were done again; {CHECKPOINT_STEPS} lie between checkpoints"
             )
         return {"rows_lost": 0, "steps_lost": lost} | self._seconds(
-            self.notes.first_step_after(self.failed_at)
+            self.notes.first_step_after(self.counts_from)
         )
 
     def _searched(self) -> dict[str, Any]:
@@ -165,7 +167,7 @@ class Try:
         if errors:
             raise Broken(f"{len(errors)} children failed: {errors[0]}")
         return {"rows_lost": 0, "steps_lost": 0} | self._seconds(
-            self.result.row_after(self.failed_at)
+            self.result.row_after(self.counts_from)
         )
 
     def _seconds(self, went_on: float | None) -> dict[str, Any]:
@@ -260,6 +262,7 @@ def head_killed(attempt: Try) -> str:
     attempt.fails()
     attempt.cluster.head.lose_power()
     attempt.cluster.stop()
+    attempt.counts_from = time.time()
     attempt.cluster.start([1, 2, 3])
     attempt.drive_once_free()
     attempt.finish()
@@ -278,7 +281,7 @@ def storage_full(attempt: Try) -> str:
     if code != 1 or "make room" not in said or "Traceback" in said:
         raise Broken(f"the command ended with {code} and did not say 'make room': {said[-2000:]}")
     ballast.unlink()
-    attempt.failed_at = time.time()
+    attempt.failed_at = attempt.counts_from = time.time()
     attempt.drive()
     attempt.finish()
     return "ended with exit code 1 and said so; the same command went on"
