@@ -65,6 +65,9 @@ class Case:
 
 
 class _Silent:
+    def on_begin(self, step: int) -> None:
+        """Nobody listens."""
+
     def on_interval(self, row: dict[str, Any]) -> None:
         """Nobody listens."""
 

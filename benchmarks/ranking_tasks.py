@@ -203,6 +203,9 @@ class _Observer:
         self.last_loss = float("nan")
         self.anchors: list[dict[str, Any]] = []
 
+    def on_begin(self, step: int) -> None:
+        pass
+
     def on_interval(self, row: dict[str, Any]) -> None:
         self.last_loss = row["loss_nats"]
 

@@ -170,6 +170,9 @@ class TakingTurns(DeepSpeedEngine):
 
 
 class _Silent:
+    def on_begin(self, step: int) -> None:
+        """Nobody listens."""
+
     def on_interval(self, row: dict[str, Any]) -> None:
         """Nobody listens."""
 

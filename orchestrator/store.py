@@ -249,6 +249,19 @@ class RunStore:
         parts = (self._parse_rows(*part) for part in zip(names, texts, strict=True))
         return [row for part in parts for row in part]
 
+    def drop_rows(self, kind: str, label: str = "", *, after: int) -> None:
+        """Remove the parts with rows of later steps than this one, of one kind and label.
+
+        Raises:
+            InvalidInput: if a part is damaged.
+        """
+        for part in self._parts(kind):
+            name = f"rows/{part.string}"
+            if part["label"] == label and any(
+                row["step"] > after for row in self._parse_rows(name, self.read_bytes(name))
+            ):
+                self.delete(name)
+
     def _parse_rows(self, name: str, text: bytes) -> list[dict[str, Any]]:
         try:
             rows = [json.loads(line) for line in text.splitlines()]

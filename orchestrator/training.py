@@ -80,6 +80,16 @@ class RowObserver:
         self._holder = holder
         self._labels = labels
 
+    def on_begin(self, step: int) -> None:
+        """Remove rows of later steps: their checkpoint was never whole, and they come again.
+
+        Raises:
+            RunConflict: if another driver has taken over the run.
+        """
+        self._check_holder()
+        for kind in (self._kind, "probe", "anchor"):
+            self._store.drop_rows(kind, self._labels.get("name", ""), after=step)
+
     def on_interval(self, row: dict[str, Any]) -> None:
         """Report the interval."""
         self._report(row)
@@ -90,15 +100,18 @@ class RowObserver:
         Raises:
             RunConflict: if another driver has taken over the run.
         """
+        self._check_holder()
+        kinds = {self._kind: news.intervals, "probe": news.probes, "anchor": news.anchors}
+        for kind, rows in kinds.items():
+            writer = self._store.row_writer(kind, self._labels.get("name", ""))
+            writer.write([{**self._labels, **row} for row in rows])
+
+    def _check_holder(self) -> None:
         if self._holder and holder_of(self._store) not in (self._holder, None):
             raise RunConflict(
                 f"one driver at a time works on a run, but another one than started this training "
                 f"has {self._store.uri} now: nothing more is kept of it"
             )
-        kinds = {self._kind: news.intervals, "probe": news.probes, "anchor": news.anchors}
-        for kind, rows in kinds.items():
-            writer = self._store.row_writer(kind, self._labels.get("name", ""))
-            writer.write([{**self._labels, **row} for row in rows])
 
 
 def train_supernet(
@@ -260,6 +273,9 @@ class Watcher:
 
     def __init__(self, report: Report) -> None:
         self._report = report
+
+    def on_begin(self, step: int) -> None:
+        """Nothing was kept."""
 
     def on_interval(self, row: dict[str, Any]) -> None:
         """Report the interval."""

@@ -33,6 +33,10 @@ PLAN_STEPS = 256
 class Observer(Protocol):
     """Who is told how training goes; called on the first worker alone."""
 
+    def on_begin(self, step: int) -> None:
+        """Before the first step, or the first after a checkpoint: how many are done."""
+        ...
+
     def on_interval(self, row: dict[str, Any]) -> None:
         """Every LOG_STEPS steps: step, loss_nats, alignment_loss, learning_rate, tokens_per_s.
 
@@ -100,6 +104,8 @@ def train(
         step = resume_from.step
         if job.anchors:
             job.anchors.resume(resume_from.extra.get("anchor"))
+    if engine.rank == 0:
+        observer.on_begin(step)
     engine.model.train()
     while step < job.settings.steps:
         count = min(PLAN_STEPS, job.settings.steps - step)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("magic-nas", "torch", "ray", "transformers", "deepspeed", "pyarrow")
-OUR_FOLDERS = ("supernet", "evaluators", "orchestrator")
+OUR_MODULES = ("supernet.space", "evaluators.score", "orchestrator.store")
+"""One of each of our folders, where it lies."""
 COMPILERS = ("c++", "g++", "clang++")
 USUAL_CACHE, CACHE = "~/.cache", "MAGIC_NAS_CACHE"
 """Where a node keeps copies, and the environment variable that names another folder for them."""
@@ -48,13 +49,16 @@ def look(storage: tuple[str, str, str] | None, folders: list[str] | None) -> dic
 def source_fingerprint() -> str:
     """A hash of our modules as this process would import them; "" where they are missing."""
     digest = hashlib.sha256()
-    for package in OUR_FOLDERS:
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
+    for module in OUR_MODULES:
+        try:  # not of the folder itself: one of its name in the working directory would be found
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
             return ""
-        root = Path(next(iter(spec.submodule_search_locations)))
+        if spec is None or spec.origin is None:
+            return ""
+        root = Path(spec.origin).parent
         for path in sorted(root.rglob("*.py")):
-            digest.update(f"{package}/{path.relative_to(root)}\0".encode() + path.read_bytes())
+            digest.update(f"{root.name}/{path.relative_to(root)}\0".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
 
 

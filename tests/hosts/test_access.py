@@ -84,7 +84,7 @@ def answers(cluster: RayHosts) -> Iterator[Answers]:
     for token, variables in TOKENS.items():
         commands = {"probe": ["-c", PROBE, head, *ports, token, *pages]}
         if token != "right":
-            words = ["run", "--address", cluster.address, "--out", "/tmp/run"]
+            words = ["run", "--address", cluster.address, "--out", f"/tmp/run-{token}"]
             commands["run"] = ["-m", "orchestrator.cli", *words]
         for what, command in commands.items():
             processes[what, token] = outside.popen(

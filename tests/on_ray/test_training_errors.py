@@ -5,15 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-
-from orchestrator import load_config, run
-from orchestrator.lease import LEASE, hold_lease
-from orchestrator.runs import Run
-from orchestrator.store import RunStore
-from orchestrator.training import train_supernet
-from supernet.engine import PlainEngine
-from supernet.errors import RunConflict
 
 CODE = """
 import os
@@ -54,27 +45,3 @@ def test_an_error_that_one_worker_alone_meets_ends_the_command_at_once(
     said = done.stdout + done.stderr
     assert done.returncode == 2, said
     assert "magic-nas: the second worker has no disk" in said and "Traceback" not in said, said
-
-
-def test_training_whose_run_another_driver_has_taken_over_keeps_nothing_more(
-    tiny_config: Path, tmp_path: Path
-) -> None:
-    config = load_config(tiny_config)
-    run(config, out=tmp_path, local=True, only=("data",))
-    store = RunStore(tmp_path)
-
-    def taken_over(row: dict[str, object]) -> None:
-        if row["step"] == 30:
-            store.write_json(LEASE, {**store.read_json(LEASE), "holder": "another"})
-
-    with hold_lease(store) as holder, pytest.raises(RunConflict, match="another one"):
-        train_supernet(
-            Run.open(tmp_path),
-            make_engine=PlainEngine,
-            plan=Run.open(tmp_path).sampler().plan,
-            report=taken_over,
-            device=torch.device("cpu"),
-            holder=holder,
-        )
-    assert store.names("supernet") == ["step-00000020"]
-    assert max(row["step"] for row in store.rows("train")) == 20

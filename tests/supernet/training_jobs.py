@@ -68,6 +68,9 @@ class Recorder:
         self.intervals, self.kept, self.probes, self.anchors = [], [], [], []
         self.stop_at = stop_at
 
+    def on_begin(self, step):
+        self.began_at = step
+
     def on_interval(self, row):
         self.intervals.append(row)
         if row["step"] == self.stop_at:
