@@ -176,8 +176,8 @@ def _no_room(need: Resources, workers: int) -> bool:
 def _worker(config: dict[str, Any]) -> None:
     """One training worker; does nothing once one has told of a failure that stays.
 
-    In the loop all workers meet the same errors; before it one may be alone with its own, and is
-    seen to fail by Ray Train, which stops the others.
+    In the loop all workers meet the same errors, and the first one knows why; before it one may be
+    alone with its own, and is seen to fail by Ray Train, which stops the others.
     """
     supernet = config["supernet"]
     if ray.get(supernet.failure.remote()):
@@ -186,6 +186,8 @@ def _worker(config: dict[str, Any]) -> None:
     try:
         attempt.train()
     except MagicNasError as error:
+        if attempt.in_loop and ray.train.get_context().get_world_rank():
+            return
         ray.get(supernet.fail.remote(type(error).__name__, str(error)))
         if not attempt.in_loop:
             raise
