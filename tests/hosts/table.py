@@ -28,7 +28,8 @@ ended well; no row was lost or doubled; training did no more than the steps sinc
 checkpoint again. *Seconds until work goes on* run from the failure to the next trained step or kept
 row, the start of a new driver or cluster included; in "the storage full" from when there is room
 again; in "a worker of another package version" to the refusal. Median (range) of the tries that
-kept the promise.
+kept the promise. Up to three tries went on side by side, and other work, on two cores: a quiet
+machine is faster, above all where a driver or a cluster has to start.
 
 | case | stage | promised | happened | kept | seconds until work goes on | rows lost | steps lost |
 |---|---|---|---|---|---|---|---|
