@@ -174,8 +174,8 @@ def simulated(address: str, candidates: int) -> dict[str, float]:
                 for text in architectures
             ]
 
-        async def ready(self) -> bool:
-            return True
+        async def ready(self) -> str:
+            return str(ray.get_runtime_context().get_node_id())
 
     watch = Stopwatch(candidates)
     with connect(address, user_code=None), tempfile.TemporaryDirectory() as folder:

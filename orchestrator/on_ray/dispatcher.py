@@ -79,7 +79,7 @@ class RayEvaluator:
         return rows
 
     async def _while_heard(self, reference: Any) -> list[Row]:
-        answer = reference.as_future()
+        answer = asyncio.wrap_future(reference.future())
         try:
             while not answer.done():
                 if self._node in self._watch.silence:
@@ -105,7 +105,8 @@ class Dispatcher:
 
     Args:
         run_uri: the run's folder.
-        evaluators: the names of their actors, which need not be there yet.
+        evaluators: the names of their actors, which need not be there yet; one whose actor scores
+            several batches at a time may be there as often.
         version: of the weights, for the row of a child that no evaluator survived.
         timeout_s: for each child; None: for ever.
     """
@@ -115,7 +116,7 @@ class Dispatcher:
     ) -> None:
         self._store = RunStore(run_uri)
         self._metrics = ScoringMetrics(self._store.name)
-        self._evaluators = dict.fromkeys(evaluators)
+        self._evaluators = list(evaluators)
         self._version = version
         self._timeout_s = timeout_s
         self._writer = self._store.row_writer("score")
@@ -129,7 +130,7 @@ class Dispatcher:
         pool = self._pool_of_now()
         for name in evaluators:
             if name not in self._evaluators:
-                self._evaluators[name] = None
+                self._evaluators.append(name)
                 pool.add(self._evaluator(name))
         return pool.able
 
