@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +59,8 @@ class Handle:
     def remote(self, *_: Any) -> "Handle":
         return self
 
-    def as_future(self) -> "asyncio.Future[Any]":
-        future = asyncio.get_running_loop().create_future()
+    def future(self) -> "Future[Any]":
+        future: Future[Any] = Future()
         answer = self.answers.pop(0)
         if isinstance(answer, Exception):
             future.set_exception(answer)
@@ -68,7 +69,7 @@ class Handle:
         return future
 
     def __await__(self) -> Any:
-        return self.as_future().__await__()
+        return asyncio.wrap_future(self.future()).__await__()
 
 
 class Nodes:
