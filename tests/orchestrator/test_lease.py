@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -91,6 +92,7 @@ def test_a_driver_whose_lease_was_taken_over_stops(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("orchestrator.lease.HEARTBEAT_S", 0.1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # Ray Train leaves one of its own
     store = RunStore(tmp_path)
     other = lease_of(1, began=1.0, machine="elsewhere boot pid:[1]", age_s=0)
     with pytest.raises(KeyboardInterrupt), hold_lease(store):
