@@ -230,6 +230,8 @@ def _undo(group: int) -> None:
             for pid in users.stdout.split():
                 os.kill(int(pid), signal.SIGKILL)
             _ip("netns", "del", space, check=False)
+    for link in Path("/sys/class/net").glob(f"mn{group}v*"):  # else gone a moment later
+        _ip("link", "del", link.name, check=False)
     _ip("link", "del", f"mn{group}", check=False)
     storage = STATE / str(group) / "storage"
     subprocess.run(["umount", "--lazy", storage], stderr=subprocess.DEVNULL)
