@@ -469,4 +469,5 @@ def _fill_and_make_room(command: Any, tiny_config: Path, disk: Path) -> None:
     last = latest_checkpoint(store, "supernet")
     assert last is not None and last.step == 60
     assert store.rows("train")[:2] == rows[:2]
+    assert [row["step"] for row in store.rows("train")] == [10, 20, 30, 40, 50, 60]
     assert {row["step"] for row in store.rows("train")} == {10, 20, 30, 40, 50, 60}
