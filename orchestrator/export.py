@@ -32,6 +32,8 @@ AUTO_MAP = {
     "AutoConfig": "configuration_magic_nas.MagicNasConfig",
     "AutoModel": "modeling_magic_nas.MagicNasModel",
     "AutoModelForMaskedLM": "modeling_magic_nas.MagicNasForMaskedLM",
+    "AutoModelForSequenceClassification": "modeling_magic_nas.MagicNasForSequenceClassification",
+    "AutoModelForQuestionAnswering": "modeling_magic_nas.MagicNasForQuestionAnswering",
 }
 
 

@@ -9,6 +9,7 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
     """A child model: its operators from the stem to the head, and the sizes that they share."""
 
     model_type = "magic_nas"
+    _auto_class = "AutoConfig"
     attribute_map = {"num_hidden_layers": "num_layers"}
 
     def __init__(

@@ -3,14 +3,21 @@
 It puts the super-net's own stem, chain and head behind `from_pretrained`, so there is one code
 path. An exported folder needs torch and transformers alone.
 
-B: sequences, T: tokens, D: hidden size, V: vocabulary.
+`save_pretrained` writes that copy too (`_auto_class`), so a fine-tuned model is such a folder.
+
+B: sequences, T: tokens, D: hidden size, V: vocabulary, L: labels.
 """
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedModel
-from transformers.modeling_outputs import BaseModelOutput, MaskedLMOutput
+from transformers.modeling_outputs import (
+    BaseModelOutput,
+    MaskedLMOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+)
 
 from .configuration_magic_nas import MagicNasConfig
 from .custom_operators import CUSTOM_KINDS
@@ -44,6 +51,8 @@ class MagicNasPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
 
 class MagicNasModel(MagicNasPreTrainedModel):
     """Token ids to hidden states."""
+
+    _auto_class = "AutoModel"
 
     def __init__(self, config: MagicNasConfig) -> None:
         super().__init__(config)
@@ -88,6 +97,8 @@ class MagicNasModel(MagicNasPreTrainedModel):
 class MagicNasForMaskedLM(MagicNasPreTrainedModel):
     """Token ids to the logits of every token of the vocabulary, tied to the token embeddings."""
 
+    _auto_class = "AutoModelForMaskedLM"
+
     def __init__(self, config: MagicNasConfig) -> None:
         super().__init__(config)
         self.magic_nas = MagicNasModel(config)
@@ -130,6 +141,82 @@ class MagicNasForMaskedLM(MagicNasPreTrainedModel):
             None if labels is None else F.cross_entropy(logits_BTV.flatten(0, 1), labels.flatten())
         )
         output = MaskedLMOutput(loss=loss, logits=logits_BTV)
+        return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+
+
+class ClassificationHead(nn.Module):
+    """The first token's hidden state to logits: linear, tanh, dropout, linear, as in RoBERTa."""
+
+    def __init__(self, config: MagicNasConfig) -> None:
+        super().__init__()
+        self.dropout = config.dropout
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.output = nn.Linear(config.hidden_size, config.num_labels)
+
+    def forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, T, D) to logits (B, L)."""
+        pooled_BD = self.dense(hidden_BTD[:, 0]).tanh()
+        logits_BL: torch.Tensor = self.output(F.dropout(pooled_BD, self.dropout, self.training))
+        return logits_BL
+
+
+class MagicNasForSequenceClassification(MagicNasPreTrainedModel):
+    """Token ids to the logits of every label, or to `num_labels` numbers, of each sequence."""
+
+    _auto_class = "AutoModelForSequenceClassification"
+
+    def __init__(self, config: MagicNasConfig) -> None:
+        super().__init__(config)
+        self.magic_nas = MagicNasModel(config)
+        self.classifier = ClassificationHead(config)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> SequenceClassifierOutput | tuple[torch.Tensor, ...]:
+        """Args: all but labels (B, T); labels: (B,) classes or numbers, or (B, L).
+
+        The loss is what `config.problem_type` says; where it is not set, transformers' rule sets
+        it: mean squares for one label, else cross entropy for integers, binary for floats.
+        """
+        logits_BL = self.classifier(self.magic_nas(input_ids, attention_mask, token_type_ids)[0])
+        loss = None if labels is None else self.loss_function(labels, logits_BL, self.config)
+        output = SequenceClassifierOutput(loss=loss, logits=logits_BL)
+        return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+
+
+class MagicNasForQuestionAnswering(MagicNasPreTrainedModel):
+    """Token ids to the logits of every token to begin, and to end, the answer."""
+
+    _auto_class = "AutoModelForQuestionAnswering"
+
+    def __init__(self, config: MagicNasConfig) -> None:
+        super().__init__(config)
+        self.magic_nas = MagicNasModel(config)
+        self.spans = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> QuestionAnsweringModelOutput | tuple[torch.Tensor, ...]:
+        """Args: (B, T), and positions (B,): the loss leaves out those beyond the last token."""
+        hidden_BTD = self.magic_nas(input_ids, attention_mask, token_type_ids)[0]
+        start_BT, end_BT = self.spans(hidden_BTD).unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            loss = self.loss_function(start_BT, end_BT, start_positions, end_positions)
+        output = QuestionAnsweringModelOutput(loss=loss, start_logits=start_BT, end_logits=end_BT)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 
 

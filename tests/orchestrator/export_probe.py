@@ -25,6 +25,8 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import (  # noqa: E402
     AutoModel,
     AutoModelForMaskedLM,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     pipeline,
 )
@@ -52,6 +54,32 @@ def use(folder, answers):
     return model
 
 
+def fine_tune(auto_class, folder, answers, **labels):
+    """What a head's loading says, and what a step moves and keeps when saved and loaded."""
+    inputs = load_file(folder.with_suffix(".safetensors"))
+    encoder = load(AutoModel, folder).state_dict()
+    model, info = load(auto_class, folder, num_labels=3, output_loading_info=True)
+    loaded = model.magic_nas.state_dict()
+    equal = sorted(loaded) == sorted(encoder)
+    equal = equal and all(loaded[name].equal(tensor) for name, tensor in encoder.items())
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    model(**inputs, **labels).loss.backward()
+    optimizer.step()
+    saved = answers / f"{folder.name}_{auto_class.__name__}"
+    model.save_pretrained(saved)
+    again = load(auto_class, saved)
+    moved = not again.magic_nas.stem.positions.weight.equal(encoder["stem.positions.weight"])
+    with torch.no_grad():
+        difference = (again(**inputs)[0] - model(**inputs)[0]).abs().max().item()
+    return {
+        "missing": sorted(info["missing_keys"]),
+        "encoder_equal": equal,
+        "moved": moved,
+        "difference_after_loading": difference,
+        "num_labels": again.config.num_labels,
+    }
+
+
 def fill(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
     fill_mask = pipeline("fill-mask", model=str(folder), trust_remote_code=True, top_k=3)
@@ -61,7 +89,16 @@ def fill(folder):
 def main(exports, answers):
     model = use(exports / "child", answers)
     use(exports / "custom", answers)
+    classes_B = torch.tensor([0, 2, 1])
+    spans = {"start_positions": classes_B, "end_positions": classes_B + 1}
     said = {
+        "classifier": {
+            name: fine_tune(
+                AutoModelForSequenceClassification, exports / name, answers, labels=classes_B
+            )
+            for name in ("child", "custom")
+        },
+        "spans": fine_tune(AutoModelForQuestionAnswering, exports / "child", answers, **spans),
         "fill_mask": fill(exports / "child"),
         "training": model.training,
         "max_length": AutoTokenizer.from_pretrained(exports / "child").model_max_length,

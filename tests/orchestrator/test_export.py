@@ -162,6 +162,28 @@ def test_an_export_loads_for_evaluation_and_its_tokenizer_knows_its_length(answe
     assert said["max_length"] == 12
 
 
+@pytest.mark.parametrize("name", ["child", "custom"])
+def test_a_classifier_on_an_export_is_fine_tuned_saved_and_loaded(answers, name):
+    said = json.loads((answers / "said.json").read_text())["classifier"][name]
+    assert said == {
+        "missing": [
+            f"classifier.{layer}.{part}"
+            for layer in ("dense", "output")
+            for part in ("bias", "weight")
+        ],
+        "encoder_equal": True,
+        "moved": True,
+        "difference_after_loading": 0.0,
+        "num_labels": 3,
+    }
+
+
+def test_a_question_answerer_on_an_export_is_fine_tuned_saved_and_loaded(answers):
+    said = json.loads((answers / "said.json").read_text())["spans"]
+    assert said["missing"] == ["spans.bias", "spans.weight"]
+    assert said["encoder_equal"] and said["moved"] and said["difference_after_loading"] == 0.0
+
+
 def test_an_export_carries_the_network_s_own_files_unchanged(exports):
     for name in COPIED:
         ours = Path(sys.modules["supernet.model"].__file__).with_name(name)
