@@ -59,7 +59,8 @@ def export_model(
     """
     _check_replaceable(folder)
     exported = to_hugging_face(model, architecture)
-    sources = custom_sources(model)
+    kinds = {spec.kind for spec in model.space.operators.values()}
+    sources = custom_sources(model.chain, kinds)
     partial = folder.with_name(f".{folder.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)

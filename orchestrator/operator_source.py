@@ -10,36 +10,37 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from importlib.metadata import packages_distributions
 from types import ModuleType
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from supernet.errors import InvalidInput
-from supernet.model import SuperNet
 from supernet.operators import OPERATOR_KINDS
 
 _OWN_IMPORT = re.compile(r"^(\s*from\s+)supernet\.operators(\s+import\b)", re.MULTILINE)
 _OURS = "magic-nas"
 
 
-def custom_sources(model: SuperNet) -> dict[str, str]:
-    """File name to text, for the user's operators in a model and the list that names them.
+def custom_sources(chain: nn.Module, kinds: Iterable[str]) -> dict[str, str]:
+    """File name to text, for the user's operators among `kinds` and the list that names them.
+
+    Args: chain: the operators themselves, whose tensors are checked.
 
     Raises:
         InvalidInput: if an operator cannot be loaded without the files that surround it.
     """
-    _check_tensors(model)
-    kinds = sorted({spec.kind for spec in model.space.operators.values()} - set(OPERATOR_KINDS))
-    references = [kind.split(":") for kind in kinds]
+    _check_tensors(chain)
+    own_kinds = sorted(set(kinds) - set(OPERATOR_KINDS))
+    references = [kind.split(":") for kind in own_kinds]
     sources = {f"{_copy_of(module)}.py": _portable(module) for module, _ in references}
     imports = [
         f"from .{_copy_of(module)} import {name} as Custom{number}"
         for number, (module, name) in enumerate(references)
     ]
-    entries = [f'    "{kind}": Custom{number},' for number, kind in enumerate(kinds)]
+    entries = [f'    "{kind}": Custom{number},' for number, kind in enumerate(own_kinds)]
     lines = [
         '"""The operators that this model brings along, by the kind in its configuration."""',
         "",
@@ -100,9 +101,9 @@ def _distributions() -> dict[str, list[str]]:
     return dict(packages_distributions())
 
 
-def _check_tensors(model: SuperNet) -> None:
+def _check_tensors(chain: nn.Module) -> None:
     """Refuse tensors that a weights file does not hold: loading would leave them undefined."""
-    for name, module in model.chain.named_modules():
+    for name, module in chain.named_modules():
         unsaved = sorted(module._non_persistent_buffers_set) + [
             key for key, value in vars(module).items() if isinstance(value, Tensor)
         ]
