@@ -1,0 +1,1 @@
+"""Downstream tasks: GLUE and SQuAD, their files, metrics and trivial baselines."""
