@@ -17,6 +17,7 @@ from evaluators.score import Score
 from supernet.cost import CostModel
 from supernet.data.masking import Batch
 from supernet.errors import InvalidInput
+from supernet.loss import as_scored
 from supernet.model import SuperNet, TextShape, meta_supernet
 from supernet.space import Architecture, SearchSpace
 
@@ -28,7 +29,8 @@ class Evaluator:
 
     Args:
         weights: by the super-net's parameter names; arrays may be read-only.
-        batches: what every child is scored on.
+        batches: what every child is scored on; for replaced tokens they are first corrupted by
+            the generator of the weights, once per version.
         version: of the weights, as it stands in the rows.
         costs: of the children; none: those by formula.
 
@@ -59,6 +61,7 @@ class Evaluator:
     def load(self, weights: Weights, version: str) -> None:
         """Score with these weights from now on; the ones before are released."""
         self.model = _assign(self._space, self._shape, weights).to(self._device).eval()
+        self._seen = as_scored(self.model, self._batches)
         self.version = version
 
     def score(self, architecture: Architecture) -> Score:
@@ -81,7 +84,7 @@ class Evaluator:
             self._space.check(architecture)
         self._note_activation(prefix_tree(architectures).live)
         began = time.perf_counter()
-        found = evaluate_together(self.model, architectures, self._batches)
+        found = evaluate_together(self.model, architectures, self._seen)
         wall_s = (time.perf_counter() - began) / max(len(architectures), 1)
         return [
             self._score(architecture, means, wall_s)

@@ -66,7 +66,8 @@ def evaluate_together(
 ) -> list[tuple[float, float] | str]:
     """For each path its loss in nats and its accuracy, or the error that its computation raised.
 
-    Equal to `supernet.loss.evaluate` of each path, bit for bit. Each distinct prefix runs once per
+    Equal to `supernet.loss.evaluate` of each path, bit for bit, where `batches` are what
+    `supernet.loss.as_scored` gives. Each distinct prefix runs once per
     batch; at most `prefix_tree(paths).live` hidden states are held at once.
 
     Raises:

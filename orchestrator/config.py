@@ -21,6 +21,7 @@ from supernet.settings import (
     LatencySettings,
     OptimiserSettings,
     Positive,
+    PretrainingSettings,
     Settings,
     SpaceSettings,
     TrainSettings,
@@ -117,6 +118,7 @@ class Config(Settings):
     """Such as [{name: tensorboard}, {name: wandb, project: nas}]; see `orchestrator.trackers`."""
     data: DataSettings = DataSettings()
     space: SpaceSettings = SpaceSettings()
+    pretraining: PretrainingSettings = PretrainingSettings()
     train: TrainSettings = TrainSettings()
     search: SearchSettings = SearchSettings()
     retrain: RetrainSettings = RetrainSettings()

@@ -19,7 +19,7 @@ from supernet.configuration_magic_nas import MagicNasConfig
 from supernet.errors import InvalidInput
 from supernet.manifest import write_manifest
 from supernet.model import SuperNet
-from supernet.modeling_magic_nas import MagicNasForMaskedLM
+from supernet.modeling_magic_nas import MagicNasForMaskedLM, MagicNasForPreTraining
 from supernet.space import Architecture
 
 COPIED = (
@@ -31,10 +31,14 @@ COPIED = (
 AUTO_MAP = {
     "AutoConfig": "configuration_magic_nas.MagicNasConfig",
     "AutoModel": "modeling_magic_nas.MagicNasModel",
-    "AutoModelForMaskedLM": "modeling_magic_nas.MagicNasForMaskedLM",
     "AutoModelForSequenceClassification": "modeling_magic_nas.MagicNasForSequenceClassification",
     "AutoModelForQuestionAnswering": "modeling_magic_nas.MagicNasForQuestionAnswering",
 }
+_PRETRAINED: dict[str, tuple[str, type[MagicNasForMaskedLM | MagicNasForPreTraining]]] = {
+    "masked_lm": ("AutoModelForMaskedLM", MagicNasForMaskedLM),
+    "replaced_tokens": ("AutoModelForPreTraining", MagicNasForPreTraining),
+}
+"""What the head of each objective is loaded by, and its class."""
 
 
 def export_model(
@@ -46,7 +50,8 @@ def export_model(
     card: str,
 ) -> None:
     """Write a folder that `AutoModelForMaskedLM.from_pretrained(folder, trust_remote_code=True)`
-    loads; an older export there is replaced, once the new one is whole.
+    loads, or `AutoModelForPreTraining` where replaced tokens were learnt; an older export there is
+    replaced, once the new one is whole.
 
     Args:
         model: the super-net of the space that holds `architecture` alone.
@@ -75,8 +80,12 @@ def export_model(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def to_hugging_face(model: SuperNet, architecture: Architecture) -> MagicNasForMaskedLM:
+def to_hugging_face(
+    model: SuperNet, architecture: Architecture
+) -> MagicNasForMaskedLM | MagicNasForPreTraining:
     """The child as a model of transformers that shares the super-net's tensors.
+
+    Its head is that of what it learnt; a generator stays behind.
 
     Raises:
         InvalidInput: if the model holds more than the child.
@@ -87,11 +96,13 @@ def to_hugging_face(model: SuperNet, architecture: Architecture) -> MagicNasForM
             f"has {[list(names) for names in model.space.layers]}; build it from "
             f"space.restricted_to(architecture)"
         )
-    exported = MagicNasForMaskedLM(_configuration(model, architecture))
+    _, kind = _PRETRAINED[model.shape.objective]
+    exported = kind(_configuration(model, architecture))
     exported.load_state_dict(
         {
             name if name.startswith("head.") else f"magic_nas.{name}": tensor
             for name, tensor in model.state_dict().items()
+            if not name.startswith("generator.")
         },
         assign=True,
     )
@@ -101,6 +112,7 @@ def to_hugging_face(model: SuperNet, architecture: Architecture) -> MagicNasForM
 
 def _configuration(model: SuperNet, architecture: Architecture) -> MagicNasConfig:
     shape = model.shape
+    auto_class, kind = _PRETRAINED[shape.objective]
     return MagicNasConfig(
         layers=architecture.operators,
         operators={name: spec.to_dict() for name, spec in model.space.operators.items()},
@@ -110,7 +122,8 @@ def _configuration(model: SuperNet, architecture: Architecture) -> MagicNasConfi
         max_position_embeddings=shape.max_length,
         pad_token_id=shape.pad_id,
         dropout=shape.dropout,
-        auto_map=dict(AUTO_MAP),
+        objective=shape.objective,
+        auto_map={**AUTO_MAP, auto_class: f"modeling_magic_nas.{kind.__name__}"},
     )
 
 
@@ -148,7 +161,10 @@ def _replace(folder: Path, partial: Path) -> None:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The figures that a model card gives; losses are means over the masked test targets."""
+    """The figures that a model card gives; losses are means over the test targets.
+
+    For replaced tokens the generators' losses are what unigrams are compared with.
+    """
 
     run: str
     architecture: Architecture
@@ -159,6 +175,8 @@ class ModelCard:
     baseline_num_params: int
     unigram_nats: float
     data: str
+    generator_loss_nats: float | None = None
+    baseline_generator_loss_nats: float | None = None
 
 
 def model_card(card: ModelCard) -> str:

@@ -40,6 +40,8 @@ def export_best(run: Run) -> None:
         baseline_num_params=results["baseline"]["num_params"],
         unigram_nats=info["unigram_nats"]["test"],
         data=run.summary.source,
+        generator_loss_nats=best.get("generator_loss_nats"),
+        baseline_generator_loss_nats=results["baseline"].get("generator_loss_nats"),
     )
     with folder_to_fill(run.store, "export") as folder:
         export_model(

@@ -54,7 +54,7 @@ def supernet_loss(train: pd.DataFrame, probe: pd.DataFrame, unigram_nats: float 
                 label=f"valid, probe path {number + 1}",
             )
         _unigram_line(axes, unigram_nats)
-        _name_axes(axes, "optimiser step", "masked-token loss (nats)")
+        _name_axes(axes, "optimiser step", "loss (nats per target)")
         _legend_below(figure, axes)
         return _png(figure)
 
@@ -159,7 +159,7 @@ def retraining_curves(retrain: pd.DataFrame, unigram_nats: float | None) -> byte
                     label=f"{shorten(name)}, valid",
                 )
         _unigram_line(axes, unigram_nats)
-        _name_axes(axes, "optimiser step", "masked-token loss (nats)")
+        _name_axes(axes, "optimiser step", "loss (nats per target)")
         _legend_below(figure, axes)
         return _png(figure)
 

@@ -87,8 +87,18 @@ class RunRecord:
         """One of `models` by its name; None where it has not been trained."""
         return next((model for model in self.models if model["name"] == name), None)
 
+    @property
+    def replaced_tokens(self) -> bool:
+        """Whether children learn to tell replaced tokens, which no unigrams compare with."""
+        return bool(self.config and self.config.pretraining.objective == "replaced_tokens")
+
     def unigram_nats(self, split: str) -> float | None:
-        """Cross-entropy of the training unigrams on a split's targets, where it is known."""
+        """Cross-entropy of the training unigrams on a split's targets, where it is known.
+
+        None where children learn something else than these targets.
+        """
+        if self.replaced_tokens:
+            return None
         for source in (self.run, self.data):
             value = (source.get("unigram_nats") or {}).get(split)
             if value is not None:
@@ -111,10 +121,10 @@ def read_run(store: RunStore) -> RunRecord:
         config=config,
         run=run,
         data=_json(store, "data/summary.json"),
-        train=last_of_each_step("train", store.rows("train")),
+        train=last_of_each_step("train", _child_losses(store.rows("train"))),
         probe=last_of_each_step("probe", store.rows("probe")),
         anchor=last_of_each_step("anchor", store.rows("anchor"), text=("architecture",)),
-        retrain=last_of_each_step("retrain", store.rows("retrain")),
+        retrain=last_of_each_step("retrain", _child_losses(store.rows("retrain"))),
         scores=scores,
         leaderboard=build_leaderboard(scores, _objectives(config)),
         interference=_json(store, "interference.json"),
@@ -132,6 +142,12 @@ def last_of_each_step(
     frame = pd.DataFrame(list(rows)).reindex(columns=[*keys, *text, *numbers])
     frame[numbers] = frame[numbers].astype("float64")
     return frame.drop_duplicates(keys, keep="last").sort_values(keys, ignore_index=True)
+
+
+def _child_losses(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Training rows whose loss is the child's own, as in valid losses, without a generator's."""
+    child = "discriminator_loss_nats"
+    return [{**row, "loss_nats": row[child]} if child in row else row for row in rows]
 
 
 def _config(store: RunStore) -> Config | None:

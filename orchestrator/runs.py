@@ -102,6 +102,7 @@ class Run:
             vocab_size=self.summary.vocab_size,
             max_length=self.summary.sequence_length,
             pad_id=self.summary.pad_id,
+            pretraining=self.config.pretraining,
         )
 
     @cached_property

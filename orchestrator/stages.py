@@ -39,7 +39,13 @@ from supernet.space import Architecture
 NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
 
 LEARNT_NATS = 0.5
-"""A model has learnt if it is this far below the unigrams' cross-entropy; our own bar."""
+"""A model has learnt if it is this far below the unigrams' cross-entropy; our own bar.
+
+For replaced tokens that bar is for the model's generator: a child that tells replaced tokens has no
+loss that unigrams could be compared with.
+"""
+
+GENERATOR_FIGURES = ("generator_loss_nats", "replaced_entropy_nats")
 
 LINES_BELOW = 12
 """Of the live leaderboard, below the search's bar."""
@@ -210,13 +216,20 @@ def train(run: Run, on: Workers) -> None:
 
 
 def _check_learnt(run: Run) -> None:
-    """Record how far the probe paths came below the unigrams; too little is a collapse."""
+    """Record how far the probe paths came below the unigrams; too little is a collapse.
+
+    For replaced tokens it is their generator that is compared with the unigrams; the probe paths'
+    loss is recorded beside the entropy of the share of replaced tokens.
+    """
     settings = run.config.train
     last = [row for row in run.store.rows("probe") if row["step"] == settings.steps]
     losses = {row["architecture"]: row["val_loss_nats"] for row in last}
     if not losses:
         return
-    loss = sum(losses.values()) / len(losses)
+    probe_loss = sum(losses.values()) / len(losses)
+    figures = {name: last[-1][name] for name in GENERATOR_FIGURES if name in last[-1]}
+    loss = figures.get("generator_loss_nats", probe_loss)
+    learner = "its generator" if figures else "its probe paths"
     unigram = unigram_nats(
         run.data_folder, "valid", num_sequences=settings.probe_sequences, seed=run.config.seed
     )
@@ -224,14 +237,19 @@ def _check_learnt(run: Run) -> None:
     collapsed = margin is not None and not loss < unigram - margin
     update_info(
         run.store,
-        supernet={"probe_loss_nats": loss, "unigram_nats": unigram, "collapsed": collapsed},
+        supernet={
+            "probe_loss_nats": probe_loss,
+            "unigram_nats": unigram,
+            "collapsed": collapsed,
+            **figures,
+        },
     )
     if collapsed:
         raise SuperNetCollapsed(
-            f"the super-net has collapsed: its probe paths must end {margin} nats below the "
-            f"training unigrams ({unigram:.3f} nats on the same targets), but are at {loss:.3f} "
-            f"nats on average: train longer, or lower train.align.weight if alignment is on, and "
-            f"give another output folder"
+            f"the super-net has collapsed: {learner} must end {margin} nats below the training "
+            f"unigrams ({unigram:.3f} nats on the same targets), but {'is' if figures else 'are'} "
+            f"at {loss:.3f} nats on average: train longer, or lower train.align.weight if "
+            f"alignment is on, and give another output folder"
         )
 
 
@@ -408,6 +426,7 @@ def _models_to_train(run: Run) -> list[ModelPlan]:
 
 
 def _compare(run: Run, results: list[dict[str, Any]]) -> None:
+    """Record the models, and whether best and baseline have learnt enough to be compared."""
     unigram = {
         split: unigram_nats(run.data_folder, split, num_sequences=sequences, seed=run.config.seed)
         for split, sequences in (
@@ -415,23 +434,37 @@ def _compare(run: Run, results: list[dict[str, Any]]) -> None:
             ("test", run.config.retrain.test_sequences),
         )
     }
-    bar = unigram["test"] - LEARNT_NATS
-    unlearnt = [
-        f"{result['name']} ({result['test_loss_nats']:.3f} nats)"
-        for result in results
-        if result["name"] in ("best", "baseline") and result["test_loss_nats"] > bar
-    ]
-    reason = (
-        f"{' and '.join(unlearnt)} did not come {LEARNT_NATS} nats below the training unigrams "
-        f"({unigram['test']:.3f} nats) on the test targets: train longer"
-        if unlearnt
-        else f"best child and baseline are {LEARNT_NATS} nats or more below the training unigrams"
-    )
+    reason = _not_learnt(results, unigram["test"])
+    by_generator = run.config.pretraining.objective == "replaced_tokens"
+    learners = f"{'the generators of ' if by_generator else ''}best child and baseline"
     update_info(
         run.store,
         models=results,
         unigram_nats=unigram,
-        comparison={"valid": not unlearnt, "reason": reason},
+        comparison={
+            "valid": reason is None,
+            "reason": reason
+            or f"{learners} are {LEARNT_NATS} nats or more below the training unigrams",
+        },
+    )
+
+
+def _not_learnt(results: list[dict[str, Any]], unigram: float) -> str | None:
+    """Why best child and baseline cannot be compared, by the loss that unigrams have too."""
+    losses = {
+        (
+            f"{result['name']}'s generator" if "generator_loss_nats" in result else result["name"]
+        ): result.get("generator_loss_nats", result["test_loss_nats"])
+        for result in results
+        if result["name"] in ("best", "baseline")
+    }
+    bar = unigram - LEARNT_NATS
+    unlearnt = [f"{name} ({loss:.3f} nats)" for name, loss in losses.items() if loss > bar]
+    if not unlearnt:
+        return None
+    return (
+        f"{' and '.join(unlearnt)} did not come {LEARNT_NATS} nats below the training unigrams "
+        f"({unigram:.3f} nats) on the test targets: train longer"
     )
 
 

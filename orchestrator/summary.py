@@ -9,7 +9,7 @@ from orchestrator.runs import Run
 WRITTEN = {
     "leaderboard.parquet": "every scored child",
     "retrained": "models trained stand-alone",
-    "export": "Hugging Face model: AutoModelForMaskedLM.from_pretrained(…, trust_remote_code=True)",
+    "export": "Hugging Face model: {auto_class}.from_pretrained(…, trust_remote_code=True)",
     "report.html": "the report",
     "run.json": "times, memory, versions, seeds",
 }
@@ -25,9 +25,11 @@ def print_summary(run: Run) -> None:
         print(f"\n{format_comparison(info)}")
     written = [(name, text) for name, text in WRITTEN.items() if store.exists(name)]
     if written:
+        replaced = run.config.pretraining.objective == "replaced_tokens"
+        auto_class = f"AutoModelFor{'PreTraining' if replaced else 'MaskedLM'}"
         print("\nWritten")
         for name, text in written:
-            print(f"  {store.uri_of(name)}  ({text})")
+            print(f"  {store.uri_of(name)}  ({text.format(auto_class=auto_class)})")
 
 
 def format_comparison(info: dict[str, Any]) -> str:
@@ -38,6 +40,8 @@ def format_comparison(info: dict[str, Any]) -> str:
             f"  {model['name']:<19} {model['test_loss_nats']:6.3f} nats"
             f" {model['masked_accuracy']:9.1%} {model['num_params']:12,}"
         )
+        if "generator_loss_nats" in model:
+            lines.append(f"    its generator     {model['generator_loss_nats']:8.3f} nats")
     lines.append(f"  {'training unigrams':<19} {info['unigram_nats']['test']:6.3f} nats")
     verdict = "" if info["comparison"]["valid"] else "The comparison is not valid: "
     return "\n".join([*lines, f"{verdict}{info['comparison']['reason']}"])

@@ -21,7 +21,7 @@ from supernet.data.masking import TrainBatches
 from supernet.data.packed import PackedDataset
 from supernet.engine import Engine
 from supernet.errors import RunConflict, TrainingDiverged
-from supernet.loss import evaluate
+from supernet.loss import evaluate, generator_figures
 from supernet.model import SuperNet
 from supernet.sampler import Paths
 from supernet.settings import OptimiserSettings
@@ -238,7 +238,7 @@ def _measure(
             f"{model_plan.architecture} must end with a finite loss, but got {loss}: lower the "
             f"learning rate ({model_plan.recipe.learning_rate:g}) or lengthen the warm-up"
         )
-    return {metric: loss, "masked_accuracy": accuracy}
+    return {metric: loss, "masked_accuracy": accuracy, **generator_figures(model, batches)}
 
 
 def _write_result(run: Run, model_plan: ModelPlan, measured: dict[str, Any]) -> None:

@@ -66,7 +66,11 @@ def _check_objectives(objectives: Objectives) -> None:
 
 def _any_shape(config: Config) -> TextShape:
     return TextShape.of(
-        config.space, vocab_size=128, max_length=config.data.sequence_length, pad_id=0
+        config.space,
+        vocab_size=128,
+        max_length=config.data.sequence_length,
+        pad_id=0,
+        pretraining=config.pretraining,
     )
 
 

@@ -23,11 +23,13 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         max_position_embeddings: int = 64,
         pad_token_id: int = 0,
         dropout: float = 0.1,
+        objective: str = "masked_lm",
         **kwargs: Any,
     ) -> None:
         """Args: layers: the operator's name per layer; operators: name to kind and settings.
 
-        Left out, `operators` takes every name for a kind with its default settings.
+        Left out, `operators` takes every name for a kind with its default settings. `objective` is
+        what the weights learnt: "masked_lm" or "replaced_tokens", of which the heads differ.
         """
         self.layers = list(layers)
         self.operators = (
@@ -38,6 +40,7 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         self.embedding_size = embedding_size
         self.max_position_embeddings = max_position_embeddings
         self.dropout = dropout
+        self.objective = objective
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
     @property

@@ -148,11 +148,12 @@ class _OnPath(nn.Module):
 
 def _announce_shared_weights(deepspeed: Any, model: SuperNet) -> None:
     """Name the weights that a module uses though another holds them: stage 3 must gather them."""
-    for user, holder in (
+    users = [
         (model.stem, model.stem.types),
         (model.stem, model.stem.positions),
-        (model.head, model.stem.tokens),
-    ):
+        (model.head if model.generator is None else model.generator.head, model.stem.tokens),
+    ]
+    for user, holder in users:
         deepspeed.zero.register_external_parameter(user, holder.weight)
 
 

@@ -16,7 +16,7 @@ from torch import nn
 
 from supernet.data.masking import Batch
 from supernet.errors import InvalidInput
-from supernet.loss import masked_lm_loss
+from supernet.loss import as_scored, masked_lm_loss
 from supernet.model import SuperNet
 from supernet.space import Architecture
 
@@ -25,10 +25,10 @@ from supernet.space import Architecture
 class SharedOperator:
     """An operator that two children share: how alike its gradients, inputs and outputs are.
 
-    Gradients are of the mean masked-token loss, by all of the operator's parameters. Inputs and
-    outputs are the hidden states at real tokens. A cosine is NaN where a vector is zero.
-    That gradients are compared is the paper's (ICML 2022); the cosine, and the two measures of
-    likeness of inputs and outputs, are our own choice.
+    Gradients are of the child's mean loss over its targets (`supernet.loss.evaluate`), by all of
+    the operator's parameters. Inputs and outputs are the hidden states at real tokens. A cosine is
+    NaN where a vector is zero. That gradients are compared is the paper's (ICML 2022); the cosine,
+    and the two measures of likeness of inputs and outputs, are our own choice.
     """
 
     first: int
@@ -71,6 +71,7 @@ def measure_interference(
     was_training = model.training
     model.eval()
     try:
+        (batch,) = as_scored(model, [batch])
         traces = [_trace(model, path, batch) for path in paths]
     finally:
         model.train(was_training)

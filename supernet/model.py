@@ -14,14 +14,18 @@ from torch import nn
 
 from supernet.errors import InvalidInput
 from supernet.operators import Chain
-from supernet.settings import SpaceSettings
+from supernet.replaced_tokens import Generator
+from supernet.settings import PretrainingSettings, SpaceSettings
 from supernet.space import Architecture, SearchSpace
-from supernet.text import MaskedLMHead, TextStem
+from supernet.text import DiscriminatorHead, MaskedLMHead, TextStem
 
 
 @dataclass(frozen=True)
 class TextShape:
-    """The sizes that stem, chain and head share."""
+    """The sizes that stem, chain and head share, and what the network learns.
+
+    The generator's are those of `replaced_tokens` and 0 for `masked_lm`.
+    """
 
     vocab_size: int
     max_length: int
@@ -29,13 +33,25 @@ class TextShape:
     hidden_size: int
     embedding_size: int
     dropout: float
+    objective: str = "masked_lm"
+    generator_hidden_size: int = 0
+    generator_pairs: int = 0
+    generator_heads: int = 0
+    discriminator_weight: float = 0.0
 
     @classmethod
     def of(
-        cls, space: SpaceSettings, *, vocab_size: int, max_length: int, pad_id: int
+        cls,
+        space: SpaceSettings,
+        *,
+        vocab_size: int,
+        max_length: int,
+        pad_id: int,
+        pretraining: PretrainingSettings | None = None,
     ) -> "TextShape":
-        """From the settings and what the data's tokenizer says."""
+        """From the settings and what the data's tokenizer says; masked LM if nothing is said."""
         return cls(
+            **_objective(space, pretraining or PretrainingSettings()),
             vocab_size=vocab_size,
             max_length=max_length,
             pad_id=pad_id,
@@ -49,8 +65,23 @@ class TextShape:
         return asdict(self)
 
 
+def _objective(space: SpaceSettings, pretraining: PretrainingSettings) -> dict[str, Any]:
+    if pretraining.objective == "masked_lm":
+        return {}
+    return {
+        "objective": pretraining.objective,
+        "generator_hidden_size": pretraining.generator_width(space.hidden_size),
+        "generator_pairs": pretraining.generator_layers or (space.layers + 1) // 2,
+        "generator_heads": pretraining.generator_heads,
+        "discriminator_weight": pretraining.discriminator_weight,
+    }
+
+
 class SuperNet(nn.Module):
     """All child models of a search space, sharing weights.
+
+    For the objective `replaced_tokens` its head is a discriminator's, and it holds the generator,
+    which is no part of a child: `generator` is None for `masked_lm`.
 
     Raises:
         InvalidInput: if an operator's kind or setting is wrong.
@@ -71,11 +102,8 @@ class SuperNet(nn.Module):
                 dropout=shape.dropout,
             )
             self.chain = Chain(layers, hidden_size=shape.hidden_size, dropout=shape.dropout)
-            self.head = MaskedLMHead(
-                vocab_size=shape.vocab_size,
-                hidden_size=shape.hidden_size,
-                embedding_size=shape.embedding_size,
-            )
+            self.head = _head(shape)
+            self.generator = _generator(shape)
         except ValueError as error:
             raise InvalidInput(str(error)) from error
 
@@ -102,11 +130,15 @@ class SuperNet(nn.Module):
         return [hidden_BTD, *self.chain.states(hidden_BTD, mask_BT, architecture.operators)]
 
     def predict(self, hidden_BTD: torch.Tensor, masked_N: torch.Tensor) -> torch.Tensor:
-        """Logits (N, V) from last hidden states, at flat positions `masked_N` of the B*T tokens."""
-        logits: torch.Tensor = self.head(
-            hidden_BTD.flatten(0, 1)[masked_N], self.stem.tokens.weight
-        )
-        return logits
+        """Logits from last hidden states, at flat positions `masked_N` of the B*T tokens.
+
+        (N, V) for masked LM; for replaced tokens (N, 2): original, whose logit is 0, and replaced.
+        """
+        hidden_ND = hidden_BTD.flatten(0, 1)[masked_N]
+        logits: torch.Tensor = self.head(hidden_ND, self.stem.tokens.weight)
+        if self.generator is None:
+            return logits
+        return torch.stack([torch.zeros_like(logits), logits], -1)
 
     def forward(
         self,
@@ -115,14 +147,51 @@ class SuperNet(nn.Module):
         mask_BT: torch.Tensor | None,
         masked_N: torch.Tensor,
     ) -> torch.Tensor:
-        """The child's logits (N, V) at the flat positions `masked_N` of the B*T tokens."""
+        """The child's logits at the flat positions `masked_N` of the B*T tokens: see `predict`."""
         return self.predict(self.hidden(architecture, input_ids_BT, mask_BT), masked_N)
+
+    def generator_logits(
+        self,
+        input_ids_BT: torch.Tensor,
+        mask_BT: torch.Tensor | None,
+        masked_N: torch.Tensor,
+    ) -> torch.Tensor:
+        """The generator's logits (N, V) at the flat positions `masked_N`; there must be one."""
+        assert self.generator is not None
+        hidden_BTD = self.generator(self.stem(input_ids_BT, project=False), mask_BT)
+        logits_NV: torch.Tensor = self.generator.head(
+            hidden_BTD.flatten(0, 1)[masked_N], self.stem.tokens.weight
+        )
+        return logits_NV
 
     def operator(self, layer: int, name: str) -> nn.Module:
         """One candidate operator."""
         candidates = self.chain.layers[layer]
         assert isinstance(candidates, nn.ModuleDict)
         return candidates[name]
+
+
+def _head(shape: TextShape) -> MaskedLMHead | DiscriminatorHead:
+    if shape.objective == "replaced_tokens":
+        return DiscriminatorHead(hidden_size=shape.hidden_size)
+    return MaskedLMHead(
+        vocab_size=shape.vocab_size,
+        hidden_size=shape.hidden_size,
+        embedding_size=shape.embedding_size,
+    )
+
+
+def _generator(shape: TextShape) -> Generator | None:
+    if shape.objective != "replaced_tokens":
+        return None
+    return Generator(
+        vocab_size=shape.vocab_size,
+        embedding_size=shape.embedding_size,
+        hidden_size=shape.generator_hidden_size,
+        pairs=shape.generator_pairs,
+        heads=shape.generator_heads,
+        dropout=shape.dropout,
+    )
 
 
 def meta_supernet(space: SearchSpace, shape: TextShape) -> SuperNet:

@@ -8,6 +8,8 @@ path. An exported folder needs torch and transformers alone.
 B: sequences, T: tokens, D: hidden size, V: vocabulary, L: labels.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -18,11 +20,12 @@ from transformers.modeling_outputs import (
     QuestionAnsweringModelOutput,
     SequenceClassifierOutput,
 )
+from transformers.utils import ModelOutput
 
 from .configuration_magic_nas import MagicNasConfig
 from .custom_operators import CUSTOM_KINDS
 from .operators import OPERATOR_KINDS, Chain, initialise
-from .text import MaskedLMHead, TextStem
+from .text import DiscriminatorHead, MaskedLMHead, TextStem
 
 OPERATOR_KINDS.update(CUSTOM_KINDS)
 
@@ -141,6 +144,47 @@ class MagicNasForMaskedLM(MagicNasPreTrainedModel):
             None if labels is None else F.cross_entropy(logits_BTV.flatten(0, 1), labels.flatten())
         )
         output = MaskedLMOutput(loss=loss, logits=logits_BTV)
+        return output if _wants_dict(return_dict, self.config) else output.to_tuple()
+
+
+@dataclass
+class ReplacedTokensOutput(ModelOutput):  # type: ignore[misc]
+    """Logits (B, T), high where a token was replaced, and the mean loss where there are labels."""
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+class MagicNasForPreTraining(MagicNasPreTrainedModel):
+    """Says of every token whether it was replaced, as ELECTRA's discriminator (ICLR 2020) does."""
+
+    _auto_class = "AutoModelForPreTraining"
+
+    def __init__(self, config: MagicNasConfig) -> None:
+        super().__init__(config)
+        self.magic_nas = MagicNasModel(config)
+        self.head = DiscriminatorHead(hidden_size=config.hidden_size)
+        self.post_init()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool | None = None,
+    ) -> ReplacedTokensOutput | tuple[torch.Tensor, ...]:
+        """Args: all (B, T); labels: 1 where the token was replaced, else 0; padding is left out."""
+        hidden_BTD = self.magic_nas(input_ids, attention_mask, token_type_ids)[0]
+        logits_BT = self.head(hidden_BTD)
+        loss = None
+        if labels is not None:
+            real_BT = torch.ones_like(labels) if attention_mask is None else attention_mask
+            real_BT = real_BT.bool()
+            loss = F.binary_cross_entropy_with_logits(
+                logits_BT[real_BT], labels[real_BT].to(logits_BT.dtype)
+            )
+        output = ReplacedTokensOutput(loss=loss, logits=logits_BT)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 
 

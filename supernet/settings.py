@@ -91,6 +91,30 @@ class SpaceSettings(Settings):
         return self
 
 
+class PretrainingSettings(Settings):
+    """What models learn from text, in super-net training, in stand-alone training and in scoring.
+
+    `masked_lm` draws its masks anew at every step, which is RoBERTa's dynamic masking.
+    `replaced_tokens` is ELECTRA's (ICLR 2020): a small generator fills the masked positions, and
+    the child says of every token whether it was replaced; the other settings are for it alone.
+    """
+
+    objective: Literal["masked_lm", "replaced_tokens"] = "masked_lm"
+    generator_size: Annotated[float, Field(gt=0.0, le=1.0)] = 1 / 3
+    """The generator's share of the hidden size, rounded to a multiple of its heads."""
+    generator_layers: Positive | None = None
+    """Its pairs of attention and feed-forward; none: half the space's layers, so that it is as
+    deep as a Transformer of the space."""
+    generator_heads: Positive = 4
+    discriminator_weight: Annotated[float, Field(gt=0.0)] = 50.0
+    """λ: loss = generator's mean over masked tokens + λ · child's mean over all real tokens."""
+
+    def generator_width(self, hidden_size: int) -> int:
+        """The generator's hidden size."""
+        heads = self.generator_heads
+        return heads * max(1, round(self.generator_size * hidden_size / heads))
+
+
 class LatencySettings(Settings):
     """How the latency of children is measured, on the machine that runs the command."""
 

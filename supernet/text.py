@@ -1,7 +1,7 @@
-"""The two ends of the chain for text: embeddings before it, the masked-LM head behind it.
+"""The two ends of the chain for text: embeddings before it, a head behind it.
 
-Both as in BERT, but the embeddings may be narrower than the chain. This file depends on torch
-and `operators` alone: exported models carry a copy.
+Embeddings and masked-LM head as in BERT, but the embeddings may be narrower than the chain. This
+file depends on torch and `operators` alone: exported models carry a copy.
 
 B: sequences, T: tokens, D: hidden size, E: embedding size, N: masked positions, V: vocabulary.
 """
@@ -48,9 +48,16 @@ class TextStem(nn.Module):
             self.tokens.weight[self.pad_id] = 0.0
 
     def forward(
-        self, input_ids_BT: torch.Tensor, token_type_ids_BT: torch.Tensor | None = None
+        self,
+        input_ids_BT: torch.Tensor,
+        token_type_ids_BT: torch.Tensor | None = None,
+        *,
+        project: bool = True,
     ) -> torch.Tensor:
-        """Token ids (B, T) and types (B, T), none: all 0, to hidden states (B, T, D)."""
+        """Token ids (B, T) and types (B, T), none: all 0, to hidden states (B, T, D).
+
+        Without `project` to the normalised embeddings (B, T, E).
+        """
         length = input_ids_BT.shape[1]
         if length > self.max_length:
             raise ValueError(
@@ -62,7 +69,10 @@ class TextStem(nn.Module):
         )
         embedded_BTE = self.tokens(input_ids_BT) + types_BTE + self.positions.weight[:length]
         embedded_BTE = F.dropout(self.norm(embedded_BTE), self.dropout, self.training)
-        return embedded_BTE if self.projection is None else self.projection(embedded_BTE)
+        if self.projection is None or not project:
+            return embedded_BTE
+        hidden_BTD: torch.Tensor = self.projection(embedded_BTE)
+        return hidden_BTD
 
     def flops(self, length: int) -> int:
         """Floating-point operations for one sequence of `length` tokens: the projection's."""
@@ -91,3 +101,25 @@ class MaskedLMHead(nn.Module):
         """Floating-point operations for `length` positions."""
         width, embedding = self.transform.in_features, self.transform.out_features
         return 2 * length * (width * embedding + embedding * self.bias.shape[0])
+
+
+class DiscriminatorHead(nn.Module):
+    """ELECTRA's head (ICLR 2020): dense, GELU, and one logit, high where a token was replaced."""
+
+    def __init__(self, *, hidden_size: int) -> None:
+        super().__init__()
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.prediction = nn.Linear(hidden_size, 1)
+        self.apply(initialise)
+
+    def forward(
+        self, hidden_ND: torch.Tensor, token_embeddings_VE: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states (…, D) to logits (…); the embeddings that other heads use are not used."""
+        logits_N: torch.Tensor = self.prediction(F.gelu(self.dense(hidden_ND))).squeeze(-1)
+        return logits_N
+
+    def flops(self, length: int) -> int:
+        """Floating-point operations for `length` positions."""
+        width = self.dense.in_features
+        return 2 * length * (width * width + width)

@@ -19,7 +19,7 @@ from supernet.checkpoint import Checkpoint, Files, Tensors, save_checkpoint
 from supernet.data.masking import Batch, TrainBatches
 from supernet.engine import Engine
 from supernet.errors import MagicNasError, StorageFailed, TrainingDiverged
-from supernet.loss import evaluate, masked_lm_loss_and_states
+from supernet.loss import PretrainingLoss, evaluate_each, generator_figures, pretraining_loss
 from supernet.sampler import Paths, check_plan
 from supernet.settings import OptimiserSettings
 from supernet.space import Architecture
@@ -40,7 +40,9 @@ class Observer(Protocol):
     def on_interval(self, row: dict[str, Any]) -> None:
         """Every LOG_STEPS steps: step, loss_nats, alignment_loss, learning_rate, tokens_per_s.
 
-        With an anchor also anchor_changes, how often it has changed so far.
+        With an anchor also anchor_changes, how often it has changed so far. `loss_nats` is what
+        is minimised, alignment left out; for replaced tokens it is generator_loss_nats (per masked
+        token) + weight x discriminator_loss_nats (per real token), which are there too.
         """
         ...
 
@@ -130,7 +132,7 @@ class Loop:
         self._device = next(engine.model.parameters()).device
 
     def step(self, step: int, paths: Paths) -> None:
-        """One optimisation step; the loss is the mean over all masked tokens of the step."""
+        """One optimisation step; losses are means over all targets of the step."""
         engine, settings = self._engine, self._job.settings
         self._update_anchor(step, paths)
         batches = self._micro_batches(step)
@@ -139,13 +141,14 @@ class Loop:
         )
         targets, tokens = (len(paths) * size for size in sizes)
         engine.begin(paths)
-        loss_sum, distance_sum = 0.0, 0.0
+        sums = [0.0, 0.0, 0.0]
         for path in paths:
             for part, batch in enumerate(batches):
-                one, other = self._forward_backward(step, part, path, batch, targets, tokens)
-                loss_sum, distance_sum = loss_sum + one, distance_sum + other
-        loss_sum, distance_sum = engine.total([loss_sum, distance_sum])
-        loss = loss_sum / targets
+                own = self._forward_backward(step, part, path, batch, targets, tokens)
+                sums = [total + one for total, one in zip(sums, own, strict=True)]
+        child_sum, generator_sum, distance_sum = engine.total(sums)
+        losses = self._losses(child_sum, generator_sum, targets, tokens)
+        loss = losses["loss_nats"]
         if not math.isfinite(loss):
             raise TrainingDiverged(
                 f"the loss must be finite, but is {loss} at step {step} on the path "
@@ -158,10 +161,23 @@ class Loop:
         self._log(
             step + 1,
             rate,
-            loss_nats=loss,
-            alignment_loss=distance_sum / tokens,
+            losses={**losses, "alignment_loss": distance_sum / tokens},
             tokens=settings.batch_size * batches[0].input_ids_BT.shape[1],
         )
+
+    def _losses(
+        self, child_sum: float, generator_sum: float, targets: float, tokens: float
+    ) -> dict[str, float]:
+        """The means of the step by their names in the log's rows."""
+        model = self._engine.model
+        if model.generator is None:
+            return {"loss_nats": child_sum / targets}
+        generator, child = generator_sum / targets, child_sum / tokens
+        return {
+            "loss_nats": generator + model.shape.discriminator_weight * child,
+            "generator_loss_nats": generator,
+            "discriminator_loss_nats": child,
+        }
 
     def _micro_batches(self, step: int) -> list[Batch]:
         parts = self._job.settings.accumulation * self._engine.world
@@ -179,20 +195,22 @@ class Loop:
         batch: Batch,
         targets: float,
         tokens: float,
-    ) -> tuple[float, float]:
-        """Backward of this worker's share; the summed losses of task and alignment."""
+    ) -> tuple[float, float, float]:
+        """Backward of this worker's share; the summed losses of child, generator and alignment."""
         model, anchors = self._engine.model, self._job.anchors
         weight = anchors.weight(step) if anchors else 0.0
         stream = f"dropout:{self._job.seed}:{step}:{self._engine.rank}:{part}:{path}"
         torch.manual_seed(zlib.crc32(stream.encode()))
         bf16 = self._job.settings.precision == "bf16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
-            loss_sum, states = masked_lm_loss_and_states(model, path, batch)
-            distance_sum = loss_sum.new_zeros(())
+            found = pretraining_loss(model, path, batch)
+            distance_sum = found.child_sum.new_zeros(())
             if weight and anchors:
-                distance_sum = anchors.distance(model, path, states, batch)
-        self._engine.backward(loss_sum / targets + weight * distance_sum / tokens)
-        return float(loss_sum.detach()), float(distance_sum.detach())
+                distance_sum = anchors.distance(model, path, found.states, found.seen)
+        task = _share(found, model.shape.discriminator_weight, targets, tokens)
+        self._engine.backward(task + weight * distance_sum / tokens)
+        generator_sum = 0.0 if found.generator_sum is None else float(found.generator_sum.detach())
+        return float(found.child_sum.detach()), generator_sum, float(distance_sum.detach())
 
     def _update_anchor(self, step: int, paths: Paths) -> None:
         anchors = self._job.anchors
@@ -203,14 +221,12 @@ class Loop:
     def _score(self, architectures: Sequence[Architecture], batch: Batch) -> list[float]:
         """Valid losses as the first worker has them, so that all workers take the same anchor."""
         model = self._engine.model
-        losses = [evaluate(model, path, [batch])[0] for path in architectures]
+        losses = [loss for loss, _ in evaluate_each(model, architectures, [batch])]
         return self._engine.total([loss if self._engine.rank == 0 else 0.0 for loss in losses])
 
-    def _log(
-        self, step: int, rate: float, *, loss_nats: float, alignment_loss: float, tokens: int
-    ) -> None:
+    def _log(self, step: int, rate: float, *, losses: dict[str, float], tokens: int) -> None:
         interval = self._since_row
-        interval.add(loss_nats, alignment_loss, tokens)
+        interval.add(losses, tokens)
         if step % LOG_STEPS and step != self._job.settings.steps:
             return
         row = {"step": step, "learning_rate": rate, **interval.means(), **self._anchor_changes()}
@@ -267,30 +283,37 @@ class Loop:
 
     def _probe(self, step: int) -> list[dict[str, Any]]:
         """On every worker, for together they may hold one set of weights."""
-        model = self._engine.model
-        rows = []
-        for path in self._job.probe_paths:
-            loss, _ = evaluate(model, path, self._job.probe_batches)
-            rows.append({"step": step, "architecture": str(path), "val_loss_nats": loss})
-        return rows
+        model, paths, batches = self._engine.model, self._job.probe_paths, self._job.probe_batches
+        if not paths:
+            return []
+        figures = generator_figures(model, batches)
+        return [
+            {"step": step, "architecture": str(path), "val_loss_nats": loss, **figures}
+            for path, (loss, _) in zip(paths, evaluate_each(model, paths, batches), strict=True)
+        ]
+
+
+def _share(found: PretrainingLoss, weight: float, targets: float, tokens: float) -> torch.Tensor:
+    """The share of a batch in the step's mean loss."""
+    if found.generator_sum is None:
+        return found.child_sum / targets
+    return found.generator_sum / targets + weight * found.child_sum / tokens
 
 
 class _Interval:
     def __init__(self) -> None:
-        self._losses: list[float] = []
-        self._distances: list[float] = []
+        self._losses: list[dict[str, float]] = []
         self._tokens = 0
         self._began = time.monotonic()
 
-    def add(self, loss: float, distance: float, tokens: int) -> None:
-        self._losses.append(loss)
-        self._distances.append(distance)
+    def add(self, losses: dict[str, float], tokens: int) -> None:
+        self._losses.append(losses)
         self._tokens += tokens
 
     def means(self) -> dict[str, float]:
         seconds = max(1e-9, time.monotonic() - self._began)
+        count = len(self._losses)
         return {
-            "loss_nats": sum(self._losses) / len(self._losses),
-            "alignment_loss": sum(self._distances) / len(self._distances),
+            **{name: sum(row[name] for row in self._losses) / count for name in self._losses[0]},
             "tokens_per_s": self._tokens / seconds,
         }

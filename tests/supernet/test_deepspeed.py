@@ -15,6 +15,7 @@ import torch.multiprocessing as mp
 from memory_files import MemoryFiles
 from test_path_adamw import HARD, two_paths
 from training_jobs import (
+    REPLACED_TOKENS,
     SPACE,
     Recorder,
     batches,
@@ -49,9 +50,11 @@ def world_of_one(tmp_path_factory):
         dist.destroy_process_group()
 
 
-def deepspeed_engine(recipe=RECIPE, *, stage, weights=None, dropout=0.1, kind=DeepSpeedEngine):
+def deepspeed_engine(
+    recipe=RECIPE, *, stage, weights=None, dropout=0.1, kind=DeepSpeedEngine, **shape
+):
     """An engine in this process' world."""
-    model = supernet(dropout=dropout)
+    model = supernet(dropout=dropout, **shape)
     if weights is not None:
         model.load_state_dict(dict(weights))
     micro_batch = recipe.batch_size // (recipe.accumulation * dist.get_world_size())
@@ -174,6 +177,17 @@ def test_at_stage_3_a_childs_loss_is_that_of_the_gathered_weights_amid_training(
     plain = train_plainly(recipe, dropout=0.0)
     assert same_bits(engine.weights(), plain.state_dict())
     assert losses[-1] == pytest.approx(evaluate(plain, path, [batch])[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_a_generator_is_trained_as_by_plain_pytorch(world_of_one, stage):
+    recipe = settings(steps=4, clip_norm=0, learning_rate=1e-3)
+    engine = train_with_deepspeed(recipe, stage=stage, dropout=0.0, **REPLACED_TOKENS)
+    plain = train_plainly(recipe, dropout=0.0, shape=REPLACED_TOKENS)
+    weights = engine.weights()
+    fresh = supernet(dropout=0.0, **REPLACED_TOKENS).state_dict()
+    assert not torch.equal(weights["generator.head.bias"], fresh["generator.head.bias"])
+    assert same_bits(weights, plain.state_dict())
 
 
 def _join(rank, meeting):

@@ -88,11 +88,21 @@ def settings(**changes):
     return OptimiserSettings(**{**values, "learning_rate": 1e-2, **changes})
 
 
-def supernet(*, dropout=0.1, seed=0):
+REPLACED_TOKENS = {
+    "objective": "replaced_tokens",
+    "generator_hidden_size": 8,
+    "generator_pairs": 1,
+    "generator_heads": 2,
+    "discriminator_weight": 50.0,
+}
+"""Of a shape, for a super-net with a generator."""
+
+
+def supernet(*, dropout=0.1, seed=0, **shape):
     """The super-net with weights of a seed."""
     torch.manual_seed(seed)
-    shape = TextShape(VOCAB, LENGTH, pad_id=0, hidden_size=16, embedding_size=16, dropout=dropout)
-    return SuperNet(SPACE, shape)
+    sizes = {"pad_id": 0, "hidden_size": 16, "embedding_size": 16, "dropout": dropout}
+    return SuperNet(SPACE, TextShape(VOCAB, LENGTH, **sizes, **shape))
 
 
 def batches(recipe, *, seed=0):
@@ -113,9 +123,11 @@ def job(recipe, *, files=None, plan=None, **changes):
     )
 
 
-def train_plainly(recipe, *, files=None, observer=None, resume_from=None, dropout=0.1, **changes):
+def train_plainly(
+    recipe, *, files=None, observer=None, resume_from=None, dropout=0.1, shape=None, **changes
+):
     """Train the super-net with plain PyTorch; returns the model."""
-    model = supernet(dropout=dropout)
+    model = supernet(dropout=dropout, **(shape or {}))
     if resume_from is not None:
         model.load_state_dict(dict(resume_from.weights))
     engine = PlainEngine(model, recipe)
