@@ -58,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _interference(options)
         elif options.command == "latency":
             _latency(options)
+        elif options.command == "onnx":
+            _onnx(options)
         elif options.command == "doctor":
             return _doctor(options)
         else:
@@ -121,6 +123,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     timing.add_argument("run", help="the run's folder")
     _add_overrides(timing, "latency.device=cuda")
+    onnx = commands.add_parser("onnx", help="write a model's folder as an ONNX file")
+    onnx.add_argument("model", help="an export's folder, or any Hugging Face model's or its name")
+    onnx.add_argument("--out", metavar="FILE", help="default: model.onnx in the model's folder")
+    onnx.add_argument(
+        "--task",
+        choices=("masked_lm", "sequence_classification", "question_answering", "features"),
+        help="default: what the model was saved as",
+    )
     check = commands.add_parser(
         "doctor", help="check every node of a cluster: versions, devices, room, storage"
     )
@@ -238,6 +248,20 @@ def _latency(options: argparse.Namespace) -> None:
 
     print(format_latency(latency(options.run, options.overrides)))
     print(f"\n{RunStore(options.run).uri_of(LATENCY)}")
+
+
+def _onnx(options: argparse.Namespace) -> None:
+    from pathlib import Path
+
+    from orchestrator.onnx_export import export_onnx
+
+    out = None if options.out is None else Path(options.out)
+    written = export_onnx(options.model, out=out, kind=options.task)
+    print(
+        f"{written.path}: {written.kind}, {', '.join(written.inputs)} to "
+        f"{', '.join(written.outputs)}, any batch, 2 to {written.longest} tokens; "
+        f"within {written.max_difference:.1e} of PyTorch"
+    )
 
 
 def _doctor(options: argparse.Namespace) -> int:

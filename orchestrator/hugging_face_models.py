@@ -98,24 +98,27 @@ def load_pretrained(
             output_loading_info=True,
         )
     _check_weights(model, kind, loaded, info, new_head=new_head)
-    return loaded, load_tokenizer(model, vocab_size=config.vocab_size)
+    return loaded, load_tokenizer(model, config=config)
 
 
-def load_tokenizer(model: str, *, vocab_size: int | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder or a name on the hub.
+def load_tokenizer(model: str, *, config: Any = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a folder or a name on the hub, whose configuration may be known.
 
     Raises:
-        InvalidInput: if it has none, or one with more tokens than `vocab_size`.
+        InvalidInput: if it has none, or one with more tokens than the configuration has.
     """
     with _as_invalid_input(model, "its tokenizer"):
-        tokenizer: Any = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            model, config=config, trust_remote_code=False
+        )
     ids = set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)
     if not ids:
         raise InvalidInput(
             f"a model has a tokenizer beside it, but {model} has none; save it there with "
             f"tokenizer.save_pretrained"
         )
-    if vocab_size is not None and max(ids) >= vocab_size:
+    vocab_size = max(ids) + 1 if config is None else config.vocab_size
+    if max(ids) >= vocab_size:
         raise InvalidInput(
             f"a tokenizer's ids must be below the model's vocab_size, but in {model} they go up to "
             f"{max(ids)} and vocab_size is {vocab_size}; resize the model's token embeddings"

@@ -8,6 +8,7 @@
     ├── SuperNetCollapsed     the super-net learnt nothing beyond token frequencies
     ├── SearchFailing         most children fail
     ├── WorkersLost           the cluster lost a stage's workers more often than is tried again
+    ├── ExportDiffers         an ONNX file computes something else than its model
     └── StorageFailed         the run's storage refused a write (full, read-only, gone)
 
 Every message gives the rule, the value that breaks it, and the remedy.
@@ -44,6 +45,10 @@ class SearchFailing(MagicNasError):
 
 class WorkersLost(MagicNasError):
     """The cluster lost a stage's workers too often, or could not start them."""
+
+
+class ExportDiffers(MagicNasError):
+    """onnxruntime does not give the model's outputs on a file; it was not kept."""
 
 
 class StorageFailed(MagicNasError):
