@@ -85,7 +85,7 @@ def find_folder(task: Task, source: Path) -> tuple[Path, Layout]:
         for layout in task.layouts:
             if any((folder / name).is_file() for name in _labelled_files(layout)):
                 return folder, layout
-    files = [" and ".join(_labelled_files(layout)) for layout in task.layouts]
+    files = [" and ".join(dict.fromkeys(_labelled_files(layout))) for layout in task.layouts]
     raise InvalidInput(
         f"{task.name} needs a folder with {', or with '.join(files)}, or with a folder "
         f"{task.folders[0]} that has them, but {source} holds {_some(inside)}"

@@ -17,7 +17,8 @@ class Layout:
     """One way in which a task's folder is laid out.
 
     Attributes:
-        files: (split, file name) of each split that the layout can have.
+        files: (split, file name) of each split that the layout can have; train and dev in one
+            file are divided by articles (SQuAD).
         columns: names of the columns of files that have no header; files of test splits
             always have one. Empty: all files have a header.
     """
@@ -48,7 +49,7 @@ class Task:
         metrics: names in the scores, the first one the headline.
         submissions: (test split, file name of its predictions on GLUE's leaderboard).
         broken_rows: share of a file's rows that may have a wrong number of fields; they are
-            dropped with a warning. GLUE's own QQP has some, where a question holds a line end.
+            dropped with a warning. GLUE's own QQP is known to have a few.
     """
 
     name: str
@@ -109,6 +110,14 @@ _MNLI = Layout(
 _MNLI_AND_SNLI = Layout(
     (("train", "snli.tsv"), ("dev", "mnli_matched.tsv"), ("dev_mm", "mnli_mismatched.tsv")),
     ("gold_label", "sentence1", "sentence2"),
+)
+_SQUAD = (
+    Layout((("train", "train-v1.1.json"), ("dev", "dev-v1.1.json"))),
+    Layout((("train", "new_wiki_v1.0.json"), ("dev", "xquad.en.json"))),
+)
+_SQUAD2 = (
+    Layout((("train", "train-v2.0.json"), ("dev", "dev-v2.0.json"))),
+    Layout((("train", "squad2_dev_5articles.json"), ("dev", "squad2_dev_5articles.json"))),
 )
 _PAIR = ("sentence1", "sentence2")
 
@@ -215,6 +224,7 @@ TASKS: dict[str, Task] = {
             folders=("squad", "SQuAD"),
             hub="rajpurkar/squad",
             metrics=("f1", "exact_match"),
+            layouts=_SQUAD,
             hub_splits=_SPLITS[:2],
         ),
         Task(
@@ -223,6 +233,7 @@ TASKS: dict[str, Task] = {
             folders=("squad", "SQuAD"),
             hub="rajpurkar/squad_v2",
             metrics=("f1", "exact_match"),
+            layouts=_SQUAD2,
             hub_splits=_SPLITS[:2],
         ),
     )
