@@ -60,6 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _latency(options)
         elif options.command == "onnx":
             _onnx(options)
+        elif options.command == "finetune":
+            _finetune(options)
         elif options.command == "doctor":
             return _doctor(options)
         else:
@@ -131,6 +133,27 @@ def _parser() -> argparse.ArgumentParser:
         choices=("masked_lm", "sequence_classification", "question_answering", "features"),
         help="default: what the model was saved as",
     )
+    tuning = commands.add_parser(
+        "finetune", help="fine-tune a model on GLUE or SQuAD tasks, several seeds each"
+    )
+    tuning.add_argument(
+        "model",
+        help="a model's folder, a run's (its export), RUN@best, RUN@RANK or RUN@ARCHITECTURE "
+        "(inherited weights), or a name on the Hugging Face hub",
+    )
+    tuning.add_argument(
+        "--task", action="append", required=True, dest="tasks", metavar="TASK", help="repeatable"
+    )
+    tuning.add_argument(
+        "--data",
+        default="hub",
+        metavar="DIR",
+        help="of the tasks' original files; default: the hub",
+    )
+    tuning.add_argument("--out", required=True, metavar="DIR", help="for figures and models")
+    tuning.add_argument("--config", metavar="FILE", help="YAML whose section 'finetune' counts")
+    _add_overrides(tuning, "finetune.seeds=3")
+    _add_where(tuning)
     check = commands.add_parser(
         "doctor", help="check every node of a cluster: versions, devices, room, storage"
     )
@@ -262,6 +285,25 @@ def _onnx(options: argparse.Namespace) -> None:
         f"{', '.join(written.outputs)}, any batch, 2 to {written.longest} tokens; "
         f"within {written.max_difference:.1e} of PyTorch"
     )
+
+
+def _finetune(options: argparse.Namespace) -> None:
+    from orchestrator.config import load
+    from orchestrator.finetuning.driver import finetune
+    from orchestrator.finetuning.summary import SUMMARY, format_summary
+    from orchestrator.store import RunStore
+
+    summary = finetune(
+        options.model,
+        options.tasks,
+        data=options.data,
+        out=options.out,
+        settings=load(options.config, options.overrides).finetune,
+        address=options.address,
+        local=options.local,
+    )
+    print(format_summary(summary))
+    print(f"\n{RunStore(options.out).uri_of(SUMMARY)}")
 
 
 def _doctor(options: argparse.Namespace) -> int:

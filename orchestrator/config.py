@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
@@ -18,6 +18,7 @@ from orchestrator.objectives import Mode
 from supernet.errors import InvalidInput
 from supernet.settings import (
     DataSettings,
+    Fraction,
     LatencySettings,
     OptimiserSettings,
     Positive,
@@ -108,6 +109,56 @@ class RankSettings(Settings):
     """Bootstrap draws behind each interval."""
 
 
+class TeacherSettings(Settings):
+    """Distillation in fine-tuning (arXiv 1503.02531)."""
+
+    model: str
+    """A model that is fine-tuned on the same task: a folder or a name on the hub."""
+    weight: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Of the teacher's soft targets in the loss; the labels have the rest."""
+    temperature: Annotated[float, Field(gt=0)] = 2.0
+
+
+class FinetuneSettings(Settings):
+    """How `magic-nas finetune` trains; the defaults are for models of a few million parameters."""
+
+    learning_rates: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        5e-5,
+        1e-4,
+        3e-4,
+    )
+    epochs: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (3.0,)
+    """Every learning rate is tried with every number of epochs."""
+    seeds: Annotated[int, Field(ge=1, le=1000)] = 5
+    """Of the final figures; their median is reported."""
+    selection_seeds: Annotated[int, Field(ge=1, le=1000)] = 1
+    """The first so many seeds choose learning rate and epochs, by their median on the dev split."""
+    batch_size: Positive = 32
+    max_length: Annotated[int, Field(ge=8)] = 128
+    """Tokens of an input; longer ones are cut, or go through in strides (SQuAD)."""
+    warmup_fraction: Fraction = 0.06
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    clip_norm: Annotated[float, Field(gt=0)] = 1.0
+    precision: Literal["fp32", "bf16"] = "fp32"
+    max_steps: Positive | None = None
+    """No fine-tuning takes more steps than this."""
+    pretrained: bool = True
+    """No: the same architecture from random weights, for comparisons."""
+    from_mnli: bool = False
+    """RTE, MRPC and STS-B start from the model that was fine-tuned on MNLI in the same call."""
+    keep_models: bool = True
+    """Keep each task's fine-tuned model of median score."""
+    teacher: TeacherSettings | None = None
+    stride: Positive | None = None
+    """Tokens that two windows of a long context share (SQuAD); none: a quarter of max_length."""
+    n_best: Positive = 20
+    """Spans kept per question (SQuAD)."""
+    max_answer_tokens: Positive = 30
+    no_answer_threshold: float | None = None
+    """SQuAD 2.0 has no answer where its logits are so far above the best span's; none: the best
+    threshold on the dev split."""
+
+
 class Config(Settings):
     """One run, whole."""
 
@@ -125,6 +176,7 @@ class Config(Settings):
     latency: LatencySettings = LatencySettings()
     interference: InterferenceSettings = InterferenceSettings()
     rank: RankSettings = RankSettings()
+    finetune: FinetuneSettings = FinetuneSettings()
 
     def to_yaml(self) -> str:
         """The resolved configuration; `load` reads it back to an equal value."""

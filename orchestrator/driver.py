@@ -32,6 +32,7 @@ FREE_KEYS = (
     "trackers",
     "interference.",
     "rank.",
+    "finetune.",
 )
 """Beginnings of keys that change where the work is done, or what is measured of it afterwards, but
 not what comes out: they may differ on resuming."""

@@ -10,7 +10,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 PACKAGES = ("orchestrator", "evaluators", "supernet")
-STAGES = ("start", "data", "train", "search", "retrain", "export", "report", "rank", "interference")
+STAGES = (
+    "start",
+    "data",
+    "train",
+    "search",
+    "retrain",
+    "export",
+    "report",
+    "rank",
+    "interference",
+    "finetune",
+)
 FOREIGN = rf"^(?!.+ (?:{'|'.join(STAGES)}): )"
 """A regular expression for a line that none of `STAGES` has written."""
 

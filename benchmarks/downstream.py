@@ -1,0 +1,297 @@
+"""Found model against RoBERTa-like and ELECTRA-like baselines, pre-trained alike, on GLUE.
+
+    python -m benchmarks.downstream [--quick] [--work DIR]
+
+On $MAGIC_NAS_DATA: a super-net is trained on `books_pd`, searched, and the best child retrained.
+Both baselines have as many parameters (within 2 %) and are pre-trained on the same tokens, with the
+same steps, batches and schedule. All are fine-tuned on seven GLUE tasks by one recipe (learning
+rate chosen on the dev split by the first seed, then every seed), and so is the found architecture
+from random weights on SST-2. Differences are paired by seed; intervals are t-intervals over
+fine-tuning seeds, for one pre-training each. The comparison calls itself invalid if a baseline did
+not come 0.5 nats below the training unigrams in pre-training (ELECTRA: its generator).
+
+Takes some hours on two cores; goes on where it stopped, from the folder given with --work.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import pandas as pd
+
+from benchmarks.record import RESULTS, write_record
+from orchestrator import run
+from orchestrator.config import Config, FinetuneSettings, parse
+from orchestrator.finetuning.driver import ROWS, finetune
+from orchestrator.finetuning.summary import interval
+from orchestrator.runinfo import read_info
+from orchestrator.runs import Run
+from orchestrator.stages import LEARNT_NATS
+from orchestrator.store import RunStore
+
+TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "qnli", "rte")
+FOUND, BASELINES = "found", ("roberta", "electra")
+HIDDEN, DEPTH = 128, 4
+"""Of the baselines: Transformer layers, each attention and feed-forward."""
+RECIPE = {
+    "steps": 4000,
+    "batch_size": 32,
+    "learning_rate": 2e-3,
+    "warmup_steps": 300,
+    "checkpoint_steps": 500,
+}
+"""Of stand-alone pre-training, for all three models."""
+QUICK = {"steps": 60, "warmup_steps": 10, "checkpoint_steps": 60}
+
+
+def _base(*, quick: bool) -> dict[str, Any]:
+    corpus = Path(os.environ["MAGIC_NAS_DATA"]) / "corpus" / "books_pd"
+    data: dict[str, Any] = {
+        "source": str(corpus),
+        "vocab_size": 8192,
+        "sequence_length": 128,
+        **({"max_mb": 1.0} if quick else {}),
+    }
+    return {"seed": 0, "data": data}
+
+
+def found_config(*, quick: bool) -> Config:
+    """Super-net, search and retraining; the limits are the baselines' size, within 1 %."""
+    return parse(
+        {
+            **_base(quick=quick),
+            "space": {
+                "layers": 12,
+                "hidden_size": HIDDEN,
+                "candidates": {
+                    "attention": {"kind": "attention", "heads": 4, "relative_reach": 16},
+                    "feed_forward": {"kind": "feed_forward", "inner_size": 512},
+                    "conv3": {"kind": "separable_conv", "kernel_size": 3},
+                    "conv7": {"kind": "separable_conv", "kernel_size": 7},
+                    "identity": {"kind": "identity"},
+                },
+            },
+            "train": {
+                **RECIPE,
+                "sampler": {"name": "magic_t"},
+                "align": {"weight": 1.0},
+                "workers": 2,
+                "steps": 6000,
+                **(QUICK | {"collapsed_within_nats": None} if quick else {}),
+            },
+            "search": {
+                "searcher": {"name": "evolution", "population": 50, "sample": 10},
+                "candidates": 20 if quick else 300,
+                "limits": "1.865e6 <= num_params <= 1.902e6",
+                "valid_sequences": 64 if quick else 256,
+                "batch_size": 10,
+            },
+            "retrain": {**RECIPE, "controls": 1, **(QUICK if quick else {})},
+        }
+    )
+
+
+def baseline_config(name: str, *, quick: bool) -> Config:
+    """A space of one path: training its super-net is pre-training the baseline."""
+    objective = "replaced_tokens" if name == "electra" else "masked_lm"
+    return parse(
+        {
+            **_base(quick=quick),
+            "pretraining": {"objective": objective},
+            "space": {
+                "named": f"{name}_base",
+                "layers": DEPTH,
+                "hidden_size": HIDDEN,
+                "heads": 4,
+            },
+            "train": {
+                **RECIPE,
+                "sampler": {"name": "uniform"},
+                "workers": 1,
+                "probe_paths": 1,
+                "probe_sequences": 256,
+                "collapsed_within_nats": None,
+                **(QUICK if quick else {}),
+            },
+        }
+    )
+
+
+def settings(*, quick: bool, pretrained: bool = True) -> FinetuneSettings:
+    """The fine-tuning recipe, the same for all models and tasks."""
+    return FinetuneSettings(
+        learning_rates=(3e-4,) if quick else (2e-4, 5e-4),
+        epochs=(3.0,),
+        seeds=2 if quick else 5,
+        max_steps=20 if quick else None,
+        pretrained=pretrained,
+        keep_models=False,
+    )
+
+
+def pretrain(work: Path, *, quick: bool) -> dict[str, str]:
+    """Pre-train all three; returns what `finetune` calls them."""
+    stages = ("data", "train", "search", "retrain")
+    run(found_config(quick=quick), out=work / FOUND, only=stages)
+    models = {FOUND: f"{work / FOUND}@best"}
+    for name in BASELINES:
+        config = baseline_config(name, quick=quick)
+        run(config, out=work / name, only=("data", "train"))
+        path = config.space.build().layers
+        models[name] = f"{work / name}@{'-'.join(names[0] for names in path)}"
+    return models
+
+
+def tune(work: Path, models: Mapping[str, str], *, quick: bool) -> pd.DataFrame:
+    """Fine-tune all; one row per model, task, recipe and seed."""
+    data, out = f"{os.environ['MAGIC_NAS_DATA']}/glue", work / "glue"
+    for model in models.values():
+        finetune(model, TASKS, data=data, out=out, settings=settings(quick=quick))
+    scratch = settings(quick=quick, pretrained=False)
+    finetune(models[FOUND], ["sst2"], data=data, out=out, settings=scratch)
+    rows = RunStore(out).rows(ROWS)
+    names = {place: name for name, place in models.items()}
+    frame = pd.DataFrame(rows)
+    frame["model"] = [
+        names[row["model"]] + ("" if row["pretrained"] else " (random weights)") for row in rows
+    ]
+    frame["scores"] = [json.dumps(row.get("scores")) for row in rows]
+    return frame.drop(columns=["name", "model_digest", "start", "teacher"])
+
+
+def learnt(work: Path) -> dict[str, dict[str, float]]:
+    """How far each model came below the unigrams in pre-training, in nats."""
+    found: dict[str, dict[str, float]] = {}
+    for name in BASELINES:
+        supernet = read_info(RunStore(work / name))["supernet"]
+        found[name] = {
+            "loss_nats": supernet["probe_loss_nats"],
+            "unigram_nats": supernet["unigram_nats"],
+        }
+    info = read_info(RunStore(work / FOUND))
+    for model in info["models"]:
+        found[FOUND if model["name"] == "best" else f"found's {model['name']}"] = {
+            "loss_nats": model["test_loss_nats"],
+            "unigram_nats": info["unigram_nats"]["test"],
+        }
+    return found
+
+
+Seeds = dict[int, float]
+
+
+def final(frame: pd.DataFrame) -> dict[str, dict[str, Seeds]]:
+    """Headline x 100 by model, task and seed, each at its chosen recipe: that with most seeds."""
+    chosen: dict[str, dict[str, Seeds]] = {}
+    ended = frame[frame["error"].isna()].to_dict("records")
+    for model in dict.fromkeys(row["model"] for row in ended):
+        chosen[model] = {}
+        for task in dict.fromkeys(row["task"] for row in ended if row["model"] == model):
+            recipes: dict[tuple[float, float], Seeds] = {}
+            for row in ended:
+                if (row["model"], row["task"]) == (model, task):
+                    recipe = recipes.setdefault((row["learning_rate"], row["epochs"]), {})
+                    recipe[row["seed"]] = 100 * row["headline"]
+            chosen[model][task] = max(
+                recipes.values(), key=lambda seeds: (len(seeds), seeds.get(0, 0.0))
+            )
+    return chosen
+
+
+def compare(frame: pd.DataFrame, learnt_nats: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+    """Scores x 100: means by model and task, differences to each baseline with intervals."""
+    scores = final(frame)
+    below = {
+        name: values["unigram_nats"] - values["loss_nats"] for name, values in learnt_nats.items()
+    }
+    unlearnt = [name for name in BASELINES if below[name] < LEARNT_NATS]
+    found, scratch = scores[FOUND], scores[f"{FOUND} (random weights)"]
+    return {
+        "valid": not unlearnt,
+        "unlearnt": unlearnt,
+        "below_unigrams_nats": below,
+        "num_params": dict(
+            zip(frame["model"], frame["num_params"].astype(int).tolist(), strict=True)
+        ),
+        "scores": {
+            model: {task: _stats(list(seeds.values())) for task, seeds in tasks.items()}
+            for model, tasks in scores.items()
+        },
+        "mean": {name: _stats(_mean_of_tasks(scores[name])) for name in (FOUND, *BASELINES)},
+        **{f"over_{name}": _difference(found, scores[name]) for name in BASELINES},
+        "over_random_weights_sst2": _stats(_paired(found["sst2"], scratch["sst2"])),
+    }
+
+
+def _difference(one: Mapping[str, Seeds], other: Mapping[str, Seeds]) -> dict[str, Any]:
+    mean_of_one, mean_of_other = _mean_of_tasks(one), _mean_of_tasks(other)
+    differences = [a - b for a, b in zip(mean_of_one, mean_of_other, strict=True)]
+    return {
+        "mean": _stats(differences),
+        **{task: _stats(_paired(one[task], other[task])) for task in TASKS},
+    }
+
+
+def _mean_of_tasks(scores: Mapping[str, Seeds]) -> list[float]:
+    """By seed, over the tasks; seeds that diverged on a task are left out."""
+    seeds = sorted(set.intersection(*(set(scores[task]) for task in TASKS)))
+    return [mean(scores[task][seed] for task in TASKS) for seed in seeds]
+
+
+def _paired(one: Seeds, other: Seeds) -> list[float]:
+    return [one[seed] - other[seed] for seed in sorted(set(one) & set(other))]
+
+
+def _stats(values: Sequence[float]) -> dict[str, Any]:
+    return {"estimate": mean(values), "interval": interval(values), "seeds": len(values)}
+
+
+def main() -> None:
+    """Run from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser.add_argument("--work", default="runs/downstream", help="what was done lies here")
+    options = parser.parse_args()
+    work = Path(options.work).resolve()
+    models = pretrain(work, quick=options.quick)
+    frame = tune(work, models, quick=options.quick)
+    results = compare(frame, learnt(work))
+    _print(results)
+    results |= {"architecture": _architecture(work), "quick": options.quick}
+    if not options.quick:
+        frame.to_parquet(RESULTS / "downstream.parquet", index=False)
+        write_record("downstream", results, seeds={"pretraining": 0, "finetuning": [0, 1, 2, 3, 4]})
+    print(json.dumps(results))
+
+
+def _architecture(work: Path) -> str:
+    info = read_info(Run.open(work / FOUND).store)
+    (best,) = [model for model in info["models"] if model["name"] == "best"]
+    return str(best["architecture"])
+
+
+def _print(results: Mapping[str, Any]) -> None:
+    names = (FOUND, *BASELINES)
+    print(f"{'':<10}" + "".join(f"{task:>8}" for task in (*TASKS, "mean")))
+    for name in names:
+        cells = [results["scores"][name][task] for task in TASKS] + [results["mean"][name]]
+        print(f"{name:<10}" + "".join(f"{cell['estimate']:8.1f}" for cell in cells))
+    for name in BASELINES:
+        for what, cell in results[f"over_{name}"].items():
+            print(f"found over {name:<8} {what:<6} {_text(cell)}")
+    print(f"sst2 over random weights   {_text(results['over_random_weights_sst2'])}")
+    if not results["valid"]:
+        print(f"The comparison is not valid: {' and '.join(results['unlearnt'])} did not learn")
+
+
+def _text(cell: Mapping[str, Any]) -> str:
+    low, high = cell["interval"] or (float("nan"), float("nan"))
+    return f"{cell['estimate']:+.2f} [{low:+.2f}, {high:+.2f}]"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""A task's splits, from local files in their original formats or from the hub."""
+
+from evaluators.downstream.glue import read_split
+from evaluators.downstream.heads import TaskData
+from evaluators.downstream.squad import read_questions
+from evaluators.downstream.tasks import Task
+
+
+def read_task(task: Task, source: str) -> TaskData:
+    """Every split of a task that there is.
+
+    Args:
+        source: a folder, or "hub".
+
+    Raises:
+        InvalidInput: naming the file and line that breaks the format.
+    """
+    if task.kind == "spans":
+        train, dev = (read_questions(task, source, split) for split in ("train", "dev"))
+        return TaskData(task, train, {"dev": dev}, {})
+    test = {name: read_split(task, source, name) for name in task.splits if name.startswith("test")}
+    return TaskData(
+        task,
+        read_split(task, source, "train"),
+        {name: read_split(task, source, name) or [] for name in task.dev_splits},
+        {name: examples for name, examples in test.items() if examples},
+    )

@@ -1,0 +1,309 @@
+"""Fine-tuning through the command line and Python: rows, choice of recipe, models, bad input."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import BertConfig, BertForMaskedLM, CLIPConfig
+
+from evaluators.downstream.finetuning import predict
+from evaluators.downstream.heads import SentenceHead, TaskData
+from evaluators.downstream.reading import read_task
+from evaluators.downstream.tasks import task_named
+from orchestrator.config import FinetuneSettings, TeacherSettings
+from orchestrator.finetuning.driver import ROWS, finetune
+from orchestrator.finetuning.sources import model_source
+from orchestrator.finetuning.summary import interval, summarise
+from orchestrator.hugging_face_models import load_pretrained
+from orchestrator.store import RunStore
+from supernet.errors import InvalidInput, RunConflict
+from tests.conftest import SENTENCE
+
+WORDS = SENTENCE.split()
+QUICK = FinetuneSettings(
+    learning_rates=(1e-2, 1e-6), epochs=(10.0,), seeds=2, batch_size=16, max_length=16
+)
+
+
+def sentences(count: int, seed: int) -> list[tuple[str, int]]:
+    """A dog in front makes a sentence positive."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(count):
+        words = [word for word in rng.choices(WORDS, k=6) if word != "dog"]
+        rows.append((" ".join(["dog", *words] if number % 2 else words), number % 2))
+    return rows
+
+
+@pytest.fixture(scope="module")
+def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny SST-2 and RTE in GLUE's own format, SST-2 with a test split."""
+    folder = tmp_path_factory.mktemp("glue")
+    for split, count in (("train", 192), ("dev", 40), ("test", 10)):
+        path = folder / "SST-2" / f"{split}.tsv"
+        path.parent.mkdir(exist_ok=True)
+        if split == "test":
+            lines = [f"{i}\t{text}" for i, (text, _) in enumerate(sentences(count, 9))]
+            path.write_text("index\tsentence\n" + "\n".join(lines) + "\n")
+        else:
+            lines = [f"{text}\t{label}" for text, label in sentences(count, len(split))]
+            path.write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def tuned(
+    finished_run: Path, glue: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, dict[str, Any]]:
+    """The export of a finished run, fine-tuned."""
+    out = tmp_path_factory.mktemp("tuned") / "out"
+    summary = finetune(
+        str(finished_run), ["sst2"], data=str(glue), out=out, settings=QUICK, local=True
+    )
+    return out, summary
+
+
+def test_it_learns_and_takes_the_learning_rate_that_does(tuned: tuple[Path, Any]) -> None:
+    (result,) = tuned[1]["results"]
+    assert result["learning_rate"] == 1e-2
+    assert result["tried"] == 2
+    assert result["seeds"] == 2
+    assert result["scores"]["accuracy"] == result["headline"] > 0.9
+    rows = RunStore(tuned[0]).rows(ROWS)
+    assert [(row["learning_rate"], row["seed"]) for row in rows] == [
+        (1e-2, 0),
+        (1e-6, 0),
+        (1e-2, 1),
+    ]
+    assert rows[1]["headline"] < rows[0]["headline"]
+    assert rows[0]["steps"] == 120
+
+
+def test_a_second_call_trains_nothing_more(
+    tuned: tuple[Path, Any], finished_run: Path, glue: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tuned[0], out)
+    again = finetune(
+        str(finished_run), ["sst2"], data=str(glue), out=out, settings=QUICK, local=True
+    )
+    assert again == tuned[1]
+    assert len(RunStore(out).rows(ROWS)) == 3
+
+
+def test_the_kept_model_is_the_one_that_was_scored(tuned: tuple[Path, Any], glue: Path) -> None:
+    out, summary = tuned
+    (folder,) = (out / "finetuned" / "sst2").iterdir()
+    model, tokenizer = load_pretrained(str(folder), "sequence_classification", new_head=False)
+    head = SentenceHead(read_task(task_named("sst2"), str(glue)), tokenizer, max_length=16)
+    scores = head.scores(predict(model, head.dev_features, tokenizer))
+    kept = [row for row in RunStore(out).rows(ROWS) if row["name"] == folder.name]
+    assert scores == kept[0]["scores"]
+    assert scores["accuracy"] == min(
+        row["headline"] for row in RunStore(out).rows(ROWS) if row["learning_rate"] == 1e-2
+    )
+
+
+def test_predictions_of_the_test_split_are_in_glues_format(tuned: tuple[Path, Any]) -> None:
+    lines = (tuned[0] / "glue_test" / "SST-2.tsv").read_text().splitlines()
+    assert lines[0] == "index\tprediction"
+    wanted = [str(label) for _, label in sentences(10, 9)]
+    right = sum(line.split("\t")[1] == label for line, label in zip(lines[1:], wanted, strict=True))
+    assert right >= 9
+
+
+@pytest.mark.parametrize("child", ["1", "best", "baseline"])
+def test_a_child_of_a_run_begins_with_its_own_weights(
+    child: str, finished_run: Path, tmp_path: Path
+) -> None:
+    store = RunStore(tmp_path / "out")
+    source = model_source(store, f"{finished_run}@{child}")
+    model, _ = load_pretrained(str(store.local_path(source.place)), "masked_lm", new_head=False)
+    folder = "supernet" if child == "1" else f"retrained/{child}"
+    from supernet.checkpoint import latest_checkpoint
+
+    checkpoint = latest_checkpoint(RunStore(finished_run), folder, optimizer=False)
+    assert checkpoint is not None
+    for name, tensor in model.state_dict().items():
+        torch.testing.assert_close(tensor, checkpoint.weights[name.removeprefix("magic_nas.")])
+
+
+def test_random_weights_are_another_study(
+    tuned: tuple[Path, Any], finished_run: Path, glue: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tuned[0], out)
+    scratch = QUICK.model_copy(update={"pretrained": False, "max_steps": 2, "seeds": 1})
+    summary = finetune(
+        str(finished_run), ["sst2"], data=str(glue), out=out, settings=scratch, local=True
+    )
+    assert [result["pretrained"] for result in summary["results"]] == [True, False]
+    assert summary["results"][0] == tuned[1]["results"][0]
+
+
+def test_a_teacher_alone_makes_the_student_agree_with_it(
+    tuned: tuple[Path, Any], finished_run: Path, glue: Path, tmp_path: Path
+) -> None:
+    """All labels are turned round, and count nothing."""
+    wrong = tmp_path / "glue" / "SST-2"
+    wrong.mkdir(parents=True)
+    for split, count in (("train", 192), ("dev", 40)):
+        lines = [f"{text}\t{1 - label}" for text, label in sentences(count, len(split))]
+        (wrong / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
+    (teacher,) = (tuned[0] / "finetuned" / "sst2").iterdir()
+    taught = QUICK.model_copy(
+        update={
+            "learning_rates": (1e-2,),
+            "seeds": 1,
+            "teacher": TeacherSettings(model=str(teacher), weight=1.0),
+        }
+    )
+    summary = finetune(
+        str(finished_run),
+        ["sst2"],
+        data=str(wrong),
+        out=tmp_path / "o",
+        settings=taught,
+        local=True,
+    )
+    assert summary["results"][0]["headline"] < 0.1
+
+
+def test_the_interval_is_students() -> None:
+    low, high = interval([1.0, 2.0, 3.0]) or [0.0, 0.0]
+    assert low == pytest.approx(2 - 4.302653 / 3**0.5)
+    assert high == pytest.approx(2 + 4.302653 / 3**0.5)
+    assert interval([1.0]) is None
+
+
+def test_seeds_that_diverged_are_counted_and_left_out() -> None:
+    row = dict.fromkeys(
+        ("model", "model_digest", "task", "pretrained", "start", "teacher", "max_length"), "x"
+    ) | {"learning_rate": 1e-3, "epochs": 1, "max_steps": None, "num_params": 5}
+    rows = [
+        {**row, "seed": 0, "headline": 0.5, "scores": {"accuracy": 0.5}, "error": None},
+        {**row, "seed": 1, "error": "diverged"},
+        {**row, "seed": 2, "headline": 0.7, "scores": {"accuracy": 0.7}, "error": None},
+    ]
+    (result,) = summarise(rows)["results"]
+    assert (result["seeds"], result["diverged"]) == (3, 1)
+    assert result["headline"] == result["mean"] == pytest.approx(0.6)
+
+
+@pytest.fixture
+def refused(command: Any, tmp_path: Path) -> Callable[..., str]:
+    """Runs a fine-tuning that must be refused; returns the message."""
+
+    def run(model: object, *options: object) -> str:
+        done = command("finetune", model, "--out", tmp_path / "out", "--local", *options)
+        assert done.code == 2, done.err
+        assert done.err.count("magic-nas: ") == 1
+        assert "Traceback" not in done.err
+        assert not list((tmp_path / "out").rglob("*.jsonl"))
+        return str(done.err)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["sentence\tlabel", "a dog\t1", "a cat"], ["train.tsv", "line 3"]),
+        (["sentence\tlabel", "a dog\t1\t2"], ["train.tsv", "line 2"]),
+        (["sentence\tlabel", "a dog\t7"], ["train.tsv", "line 2", "7"]),
+        (["text\tlabel", "a dog\t1"], ["train.tsv", "sentence", "text"]),
+        (["sentence\tlabel"], ["train.tsv"]),
+    ],
+)
+def test_bad_files(
+    lines: list[str], words: list[str], refused: Any, finished_run: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "data" / "SST-2"
+    folder.mkdir(parents=True)
+    (folder / "train.tsv").write_text("\n".join(lines) + "\n")
+    (folder / "dev.tsv").write_text("sentence\tlabel\na dog\t1\n")
+    message = refused(finished_run, "--task", "sst2", "--data", folder.parent)
+    assert all(word in message for word in words), message
+
+
+def test_bad_names_and_settings(
+    refused: Any, finished_run: Path, trained_run: Path, glue: Path, tmp_path: Path
+) -> None:
+    sst2 = ("--task", "sst2", "--data", glue)
+    assert "sst2" in refused(finished_run, "--task", "sst", "--data", glue)
+    assert "no folder" in refused(tmp_path / "nothing", *sst2)
+    assert "no export" in refused(trained_run, *sst2)
+    assert "leaderboard" in refused(f"{finished_run}@0", *sst2)
+    assert "control_0" in refused(f"{finished_run}@nobody", *sst2)
+    message = refused(finished_run, *sst2)  # 128 tokens by default, but the model knows 16
+    assert "finetune.max_length must be at most 16" in message
+    assert "finetune.seeds" in refused(finished_run, *sst2, "--set", "finetune.seeds=0")
+
+
+def test_a_model_without_the_head(refused: Any, glue: Path, tmp_path: Path) -> None:
+    CLIPConfig().save_pretrained(tmp_path / "clip")
+    (tmp_path / "clip" / "model.safetensors").write_bytes(b"")
+    message = refused(tmp_path / "clip", "--task", "rte", "--task", "sst2", "--data", glue)
+    assert "RTE" in message or "clip" in message
+
+
+def test_another_models_folder_is_left_alone(
+    finished_run: Path, glue: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    with pytest.raises(RunConflict, match=r"thesis\.tex"):
+        finetune(
+            str(finished_run), ["sst2"], data=str(glue), out=tmp_path, settings=QUICK, local=True
+        )
+
+
+def test_any_model_of_transformers_runs_by_the_same_recipe(
+    finished_run: Path, glue: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoTokenizer
+
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=200,
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        max_position_embeddings=16,
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(finished_run / "export"))
+    tokenizer.save_pretrained(str(tmp_path / "bert"))
+    one = QUICK.model_copy(update={"learning_rates": (1e-2,), "seeds": 1})
+    summary = finetune(
+        str(tmp_path / "bert"),
+        ["sst2"],
+        data=str(glue),
+        out=tmp_path / "o",
+        settings=one,
+        local=True,
+    )
+    assert summary["results"][0]["headline"] > 0.9
+
+
+def test_mnli_has_a_second_dev_part(finished_run: Path) -> None:
+    from evaluators.downstream.glue import Example
+
+    task = task_named("mnli")
+    _, tokenizer = load_pretrained(str(finished_run / "export"), "features")
+    pairs = [Example("the dog", "a cat", i % 3, i) for i in range(5)]
+    head = SentenceHead(
+        TaskData(task, pairs, {"dev": pairs[:3], "dev_mm": pairs[3:]}, {}), tokenizer, max_length=16
+    )
+    outputs = [torch.eye(3)[i] for i in (0, 1, 2, 0, 0)]
+    assert head.scores(outputs) == {"accuracy": 1.0, "accuracy_mm": 0.5}
+    assert json.dumps(head.train_features[0])
+    with pytest.raises(InvalidInput, match="fine-tune the model for this use first"):
+        from orchestrator.finetuning.teacher import teacher_logits
+
+        teacher_logits(str(finished_run / "export"), TaskData(task, pairs, {}, {}))
