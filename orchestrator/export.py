@@ -122,6 +122,9 @@ def _configuration(model: SuperNet, architecture: Architecture) -> MagicNasConfi
         max_position_embeddings=shape.max_length,
         pad_token_id=shape.pad_id,
         dropout=shape.dropout,
+        layer_norm_eps=shape.layer_norm_eps,
+        position_offset=shape.position_offset,
+        type_vocab_size=shape.type_vocab_size,
         objective=shape.objective,
         auto_map={**AUTO_MAP, auto_class: f"modeling_magic_nas.{kind.__name__}"},
     )

@@ -23,6 +23,9 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         max_position_embeddings: int = 64,
         pad_token_id: int = 0,
         dropout: float = 0.1,
+        layer_norm_eps: float = 1e-12,
+        position_offset: int = 0,
+        type_vocab_size: int = 2,
         objective: str = "masked_lm",
         **kwargs: Any,
     ) -> None:
@@ -30,6 +33,8 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
 
         Left out, `operators` takes every name for a kind with its default settings. `objective` is
         what the weights learnt: "masked_lm" or "replaced_tokens", of which the heads differ.
+        `layer_norm_eps` is that of embeddings and head, `position_offset` the rows of the position
+        table before the first token's, which `max_position_embeddings` leaves out.
         """
         self.layers = list(layers)
         self.operators = (
@@ -40,6 +45,9 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         self.embedding_size = embedding_size
         self.max_position_embeddings = max_position_embeddings
         self.dropout = dropout
+        self.layer_norm_eps = layer_norm_eps
+        self.position_offset = position_offset
+        self.type_vocab_size = type_vocab_size
         self.objective = objective
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from supernet.errors import InvalidInput
-from supernet.operators import Chain
+from supernet.operators import LAYER_NORM_EPS, Chain
 from supernet.replaced_tokens import Generator
 from supernet.settings import PretrainingSettings, SpaceSettings
 from supernet.space import Architecture, SearchSpace
@@ -33,6 +33,10 @@ class TextShape:
     hidden_size: int
     embedding_size: int
     dropout: float
+    layer_norm_eps: float = LAYER_NORM_EPS
+    """Of stem, head and generator; operators have theirs as a setting."""
+    position_offset: int = 0
+    type_vocab_size: int = 2
     objective: str = "masked_lm"
     generator_hidden_size: int = 0
     generator_pairs: int = 0
@@ -58,6 +62,9 @@ class TextShape:
             hidden_size=space.hidden_size,
             embedding_size=space.embedding_size or space.hidden_size,
             dropout=space.dropout,
+            layer_norm_eps=space.layer_norm_eps,
+            position_offset=space.position_offset,
+            type_vocab_size=space.type_vocab_size,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -100,6 +107,9 @@ class SuperNet(nn.Module):
                 embedding_size=shape.embedding_size,
                 pad_id=shape.pad_id,
                 dropout=shape.dropout,
+                layer_norm_eps=shape.layer_norm_eps,
+                position_offset=shape.position_offset,
+                type_vocab_size=shape.type_vocab_size,
             )
             self.chain = Chain(layers, hidden_size=shape.hidden_size, dropout=shape.dropout)
             self.head = _head(shape)
@@ -178,6 +188,7 @@ def _head(shape: TextShape) -> MaskedLMHead | DiscriminatorHead:
         vocab_size=shape.vocab_size,
         hidden_size=shape.hidden_size,
         embedding_size=shape.embedding_size,
+        layer_norm_eps=shape.layer_norm_eps,
     )
 
 
@@ -191,6 +202,7 @@ def _generator(shape: TextShape) -> Generator | None:
         pairs=shape.generator_pairs,
         heads=shape.generator_heads,
         dropout=shape.dropout,
+        layer_norm_eps=shape.layer_norm_eps,
     )
 
 

@@ -66,6 +66,9 @@ class MagicNasModel(MagicNasPreTrainedModel):
             embedding_size=config.embedding_size,
             pad_id=config.pad_token_id,
             dropout=config.dropout,
+            layer_norm_eps=config.layer_norm_eps,
+            position_offset=config.position_offset,
+            type_vocab_size=config.type_vocab_size,
         )
         self.chain = Chain(
             [{name: config.operators[name]} for name in config.layers],
@@ -109,6 +112,7 @@ class MagicNasForMaskedLM(MagicNasPreTrainedModel):
             vocab_size=config.vocab_size,
             hidden_size=config.hidden_size,
             embedding_size=config.embedding_size,
+            layer_norm_eps=config.layer_norm_eps,
         )
         self.post_init()
 

@@ -28,7 +28,13 @@ class Attention(nn.Module):
     """
 
     def __init__(
-        self, *, hidden_size: int, dropout: float, heads: int = 4, relative_reach: int = 0
+        self,
+        *,
+        hidden_size: int,
+        dropout: float,
+        heads: int = 4,
+        relative_reach: int = 0,
+        layer_norm_eps: float = LAYER_NORM_EPS,
     ) -> None:
         super().__init__()
         if heads < 1 or hidden_size % heads:
@@ -44,7 +50,7 @@ class Attention(nn.Module):
         self.key = nn.Linear(hidden_size, hidden_size)
         self.value = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
         self.relative_reach = relative_reach
         if relative_reach:
             distances = torch.arange(-relative_reach, relative_reach + 1.0).abs()
@@ -90,14 +96,21 @@ class Attention(nn.Module):
 class FeedForward(nn.Module):
     """Two linear maps with a GELU between, residual and layer normalisation, as in BERT."""
 
-    def __init__(self, *, hidden_size: int, dropout: float, inner_size: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        dropout: float,
+        inner_size: int = 0,
+        layer_norm_eps: float = LAYER_NORM_EPS,
+    ) -> None:
         super().__init__()
         if inner_size < 0:
             raise ValueError(f"inner_size >= 0 must hold (0: 4 x hidden), but got {inner_size}")
         self.dropout = dropout
         self.inner = nn.Linear(hidden_size, inner_size or 4 * hidden_size)
         self.output = nn.Linear(self.inner.out_features, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
     def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """Args: hidden (B, T, D); the mask is not needed, for tokens do not mix."""
@@ -117,7 +130,14 @@ class SeparableConv(nn.Module):
     H² + K·H weights as in NAS-BERT (KDD 2021); the GELU between the two is our own choice.
     """
 
-    def __init__(self, *, hidden_size: int, dropout: float, kernel_size: int = 3) -> None:
+    def __init__(
+        self,
+        *,
+        hidden_size: int,
+        dropout: float,
+        kernel_size: int = 3,
+        layer_norm_eps: float = LAYER_NORM_EPS,
+    ) -> None:
         super().__init__()
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, but got {kernel_size}")
@@ -126,7 +146,7 @@ class SeparableConv(nn.Module):
             hidden_size, hidden_size, kernel_size, padding=kernel_size // 2, groups=hidden_size
         )
         self.pointwise = nn.Linear(hidden_size, hidden_size)
-        self.norm = nn.LayerNorm(hidden_size, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(hidden_size, eps=layer_norm_eps)
 
     def forward(self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
         """Args: hidden (B, T, D); mask (B, T): padding counts as zeros beyond the sequence."""

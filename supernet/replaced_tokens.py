@@ -33,19 +33,23 @@ class Generator(nn.Module):
         pairs: int,
         heads: int,
         dropout: float,
+        layer_norm_eps: float,
     ) -> None:
         super().__init__()
         self.projection = (
             nn.Linear(embedding_size, hidden_size) if embedding_size != hidden_size else None
         )
         pair: list[dict[str, dict[str, object]]] = [
-            {"attention": {"kind": "attention", "heads": heads}},
-            {"feed_forward": {"kind": "feed_forward"}},
+            {"attention": {"kind": "attention", "heads": heads, "layer_norm_eps": layer_norm_eps}},
+            {"feed_forward": {"kind": "feed_forward", "layer_norm_eps": layer_norm_eps}},
         ]
         self.chain = Chain(pair * pairs, hidden_size=hidden_size, dropout=dropout)
         self.path = ("attention", "feed_forward") * pairs
         self.head = MaskedLMHead(
-            vocab_size=vocab_size, hidden_size=hidden_size, embedding_size=embedding_size
+            vocab_size=vocab_size,
+            hidden_size=hidden_size,
+            embedding_size=embedding_size,
+            layer_norm_eps=layer_norm_eps,
         )
         if self.projection is not None:
             initialise(self.projection)

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from supernet.baselines import expand_named
 from supernet.space import OperatorSpec, SearchSpace
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -20,6 +21,11 @@ DEFAULT_CANDIDATES: dict[str, dict[str, Any]] = {
     "conv7": {"kind": "separable_conv", "kernel_size": 7},
     "identity": {"kind": "identity"},
 }
+
+
+DEFAULT_EPS = 1e-12
+NORMALISED = ("attention", "feed_forward", "separable_conv")
+"""Kinds that end with a layer normalisation."""
 
 
 class Settings(BaseModel):
@@ -51,13 +57,23 @@ class DataSettings(Settings):
 
 
 class SpaceSettings(Settings):
-    """The search space and the shape that all operators share."""
+    """The search space and the shape that all operators share.
+
+    `{named: roberta_base, layers: 4, hidden_size: 128}` stands for the settings of a named
+    architecture alone, of that many Transformer layers: see `supernet.baselines`.
+    """
 
     layers: Annotated[int, Field(ge=1, le=256)] = 8
     hidden_size: Positive = 128
     embedding_size: Positive | None = None
     """Width of the token embeddings; none: the hidden size."""
     dropout: Fraction = 0.1
+    layer_norm_eps: Annotated[float, Field(gt=0.0)] = DEFAULT_EPS
+    """Of all layer normalisations, but where a candidate of ours has its own or of a user's."""
+    position_offset: Annotated[int, Field(ge=0)] = 0
+    """Rows of the position table before the first token's; RoBERTa has 2."""
+    type_vocab_size: Positive = 2
+    """Token types; RoBERTa has 1."""
     candidates: dict[str, dict[str, Any]] = Field(
         default=DEFAULT_CANDIDATES,
         min_length=1,
@@ -72,11 +88,24 @@ class SpaceSettings(Settings):
         Raises:
             InvalidInput: if a layer names an operator that is not declared.
         """
-        operators = {name: OperatorSpec.from_dict(spec) for name, spec in self.candidates.items()}
+        operators = {
+            name: OperatorSpec.from_dict(self._with_eps(spec))
+            for name, spec in self.candidates.items()
+        }
         everything = tuple(operators)
         return SearchSpace(
             tuple(self.per_layer.get(layer, everything) for layer in range(self.layers)), operators
         )
+
+    def _with_eps(self, spec: dict[str, Any]) -> dict[str, Any]:
+        if self.layer_norm_eps == DEFAULT_EPS or spec["kind"] not in NORMALISED:
+            return spec
+        return {"layer_norm_eps": self.layer_norm_eps, **spec}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _expand_named(cls, values: Any) -> Any:
+        return expand_named(values) if isinstance(values, dict) and "named" in values else values
 
     @model_validator(mode="after")
     def _layers_exist(self) -> "SpaceSettings":

@@ -12,8 +12,6 @@ from torch import nn
 
 from .operators import LAYER_NORM_EPS, initialise
 
-TYPE_VOCAB_SIZE = 2
-
 
 class TextStem(nn.Module):
     """Token, position and type embeddings, normalised; projected where narrower than the chain."""
@@ -27,15 +25,20 @@ class TextStem(nn.Module):
         embedding_size: int,
         pad_id: int,
         dropout: float,
+        layer_norm_eps: float = LAYER_NORM_EPS,
+        position_offset: int = 0,
+        type_vocab_size: int = 2,
     ) -> None:
+        """Args: position_offset: rows of the table before the first token's: RoBERTa has 2."""
         super().__init__()
         self.dropout = dropout
         self.max_length = max_length
         self.pad_id = pad_id
         self.tokens = nn.Embedding(vocab_size, embedding_size)
-        self.positions = nn.Embedding(max_length, embedding_size)
-        self.types = nn.Embedding(TYPE_VOCAB_SIZE, embedding_size)
-        self.norm = nn.LayerNorm(embedding_size, eps=LAYER_NORM_EPS)
+        self.position_offset = position_offset
+        self.positions = nn.Embedding(position_offset + max_length, embedding_size)
+        self.types = nn.Embedding(type_vocab_size, embedding_size)
+        self.norm = nn.LayerNorm(embedding_size, eps=layer_norm_eps)
         self.projection = (
             nn.Linear(embedding_size, hidden_size) if embedding_size != hidden_size else None
         )
@@ -56,7 +59,8 @@ class TextStem(nn.Module):
     ) -> torch.Tensor:
         """Token ids (B, T) and types (B, T), none: all 0, to hidden states (B, T, D).
 
-        Without `project` to the normalised embeddings (B, T, E).
+        Where there is one type alone, all tokens are of it, whatever types are given. Without
+        `project` to the normalised embeddings (B, T, E).
         """
         length = input_ids_BT.shape[1]
         if length > self.max_length:
@@ -64,10 +68,11 @@ class TextStem(nn.Module):
                 f"a sequence has at most {self.max_length} tokens, the positions that this model "
                 f"knows, but got {length}"
             )
-        types_BTE = (
-            self.types.weight[0] if token_type_ids_BT is None else self.types(token_type_ids_BT)
-        )
-        embedded_BTE = self.tokens(input_ids_BT) + types_BTE + self.positions.weight[:length]
+        typeless = token_type_ids_BT is None or self.types.num_embeddings == 1
+        types_BTE = self.types.weight[0] if typeless else self.types(token_type_ids_BT)
+        first = self.position_offset
+        positions_TE = self.positions.weight[first : first + length]
+        embedded_BTE = self.tokens(input_ids_BT) + types_BTE + positions_TE
         embedded_BTE = F.dropout(self.norm(embedded_BTE), self.dropout, self.training)
         if self.projection is None or not project:
             return embedded_BTE
@@ -84,10 +89,17 @@ class TextStem(nn.Module):
 class MaskedLMHead(nn.Module):
     """BERT's masked-LM head: transform, decoder tied to the token embeddings, bias."""
 
-    def __init__(self, *, vocab_size: int, hidden_size: int, embedding_size: int) -> None:
+    def __init__(
+        self,
+        *,
+        vocab_size: int,
+        hidden_size: int,
+        embedding_size: int,
+        layer_norm_eps: float = LAYER_NORM_EPS,
+    ) -> None:
         super().__init__()
         self.transform = nn.Linear(hidden_size, embedding_size)
-        self.norm = nn.LayerNorm(embedding_size, eps=LAYER_NORM_EPS)
+        self.norm = nn.LayerNorm(embedding_size, eps=layer_norm_eps)
         self.bias = nn.Parameter(torch.zeros(vocab_size))
         self.apply(initialise)
 
