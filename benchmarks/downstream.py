@@ -90,7 +90,7 @@ def found_config(*, quick: bool) -> Config:
                 "valid_sequences": 64 if quick else 256,
                 "batch_size": 10,
             },
-            "retrain": {**RECIPE, "controls": 1, **(QUICK if quick else {})},
+            "retrain": {**RECIPE, "controls": 0, **(QUICK if quick else {})},
         }
     )
 
@@ -101,7 +101,7 @@ def baseline_config(name: str, *, quick: bool) -> Config:
     return parse(
         {
             **_base(quick=quick),
-            "pretraining": {"objective": objective},
+            "pretraining": {"objective": objective, "generator_size": 0.5},
             "space": {
                 "named": f"{name}_base",
                 "layers": DEPTH,
@@ -125,9 +125,9 @@ def settings(*, quick: bool, pretrained: bool = True) -> FinetuneSettings:
     """The fine-tuning recipe, the same for all models and tasks."""
     return FinetuneSettings(
         learning_rates=(3e-4,) if quick else (2e-4, 5e-4),
-        epochs=(3.0,),
+        epochs=(5.0,),
         seeds=2 if quick else 5,
-        max_steps=20 if quick else None,
+        max_steps=20 if quick else 3000,
         pretrained=pretrained,
         keep_models=False,
     )
@@ -169,7 +169,7 @@ def learnt(work: Path) -> dict[str, dict[str, float]]:
     for name in BASELINES:
         supernet = read_info(RunStore(work / name))["supernet"]
         found[name] = {
-            "loss_nats": supernet["probe_loss_nats"],
+            "loss_nats": supernet.get("generator_loss_nats", supernet["probe_loss_nats"]),
             "unigram_nats": supernet["unigram_nats"],
         }
     info = read_info(RunStore(work / FOUND))
