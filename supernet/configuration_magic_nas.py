@@ -1,8 +1,18 @@
-"""The configuration of an exported child model; exported models carry a copy of this file."""
+"""The configuration of an exported child model; exported models carry a copy of this file.
+
+It makes the operators known that it names, for a second reason too: transformers keeps the classes
+of a folder's code under the folder's last name and a hash of this file and what it imports. Were
+the operators not among that, one of two folders named `export` would run the other's.
+"""
 
 from typing import Any
 
 from transformers import PreTrainedConfig
+
+from .custom_operators import CUSTOM_KINDS
+from .operators import OPERATOR_KINDS
+
+OPERATOR_KINDS.update(CUSTOM_KINDS)
 
 
 class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]

@@ -23,11 +23,8 @@ from transformers.modeling_outputs import (
 from transformers.utils import ModelOutput
 
 from .configuration_magic_nas import MagicNasConfig
-from .custom_operators import CUSTOM_KINDS
-from .operators import OPERATOR_KINDS, Chain, initialise
-from .text import DiscriminatorHead, MaskedLMHead, TextStem
-
-OPERATOR_KINDS.update(CUSTOM_KINDS)
+from .operators import Chain, initialise
+from .text import ClassificationHead, DiscriminatorHead, MaskedLMHead, TextStem
 
 
 class MagicNasPreTrainedModel(PreTrainedModel):  # type: ignore[misc]
@@ -192,22 +189,6 @@ class MagicNasForPreTraining(MagicNasPreTrainedModel):
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()
 
 
-class ClassificationHead(nn.Module):
-    """The first token's hidden state to logits: linear, tanh, dropout, linear, as in RoBERTa."""
-
-    def __init__(self, config: MagicNasConfig) -> None:
-        super().__init__()
-        self.dropout = config.dropout
-        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
-        self.output = nn.Linear(config.hidden_size, config.num_labels)
-
-    def forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """Hidden states (B, T, D) to logits (B, L)."""
-        pooled_BD = self.dense(hidden_BTD[:, 0]).tanh()
-        logits_BL: torch.Tensor = self.output(F.dropout(pooled_BD, self.dropout, self.training))
-        return logits_BL
-
-
 class MagicNasForSequenceClassification(MagicNasPreTrainedModel):
     """Token ids to the logits of every label, or to `num_labels` numbers, of each sequence."""
 
@@ -216,7 +197,9 @@ class MagicNasForSequenceClassification(MagicNasPreTrainedModel):
     def __init__(self, config: MagicNasConfig) -> None:
         super().__init__(config)
         self.magic_nas = MagicNasModel(config)
-        self.classifier = ClassificationHead(config)
+        self.classifier = ClassificationHead(
+            hidden_size=config.hidden_size, num_labels=config.num_labels, dropout=config.dropout
+        )
         self.post_init()
 
     def forward(

@@ -3,7 +3,8 @@
 Embeddings and masked-LM head as in BERT, but the embeddings may be narrower than the chain. This
 file depends on torch and `operators` alone: exported models carry a copy.
 
-B: sequences, T: tokens, D: hidden size, E: embedding size, N: masked positions, V: vocabulary.
+B: sequences, T: tokens, D: hidden size, E: embedding size, N: masked positions, V: vocabulary,
+L: labels.
 """
 
 import torch
@@ -135,3 +136,20 @@ class DiscriminatorHead(nn.Module):
         """Floating-point operations for `length` positions."""
         width = self.dense.in_features
         return 2 * length * (width * width + width)
+
+
+class ClassificationHead(nn.Module):
+    """The first token's hidden state to logits: linear, tanh, dropout, linear, as in RoBERTa."""
+
+    def __init__(self, *, hidden_size: int, num_labels: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.dense = nn.Linear(hidden_size, hidden_size)
+        self.output = nn.Linear(hidden_size, num_labels)
+        self.apply(initialise)
+
+    def forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """Hidden states (B, T, D) to logits (B, L)."""
+        pooled_BD = self.dense(hidden_BTD[:, 0]).tanh()
+        logits_BL: torch.Tensor = self.output(F.dropout(pooled_BD, self.dropout, self.training))
+        return logits_BL

@@ -65,7 +65,7 @@ def fine_tune(auto_class, folder, answers, **labels):
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     model(**inputs, **labels).loss.backward()
     optimizer.step()
-    saved = answers / f"{folder.name}_{auto_class.__name__}"
+    saved = answers / folder.name / auto_class.__name__  # its last name is that of another's
     model.save_pretrained(saved)
     again = load(auto_class, saved)
     moved = not again.magic_nas.stem.positions.weight.equal(encoder["stem.positions.weight"])
