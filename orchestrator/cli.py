@@ -64,6 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _finetune(options)
         elif options.command == "doctor":
             return _doctor(options)
+        elif options.command == "plan":
+            _plan(options)
         else:
             _run(options)
     except InvalidInput as error:
@@ -154,6 +156,22 @@ def _parser() -> argparse.ArgumentParser:
     tuning.add_argument("--config", metavar="FILE", help="YAML whose section 'finetune' counts")
     _add_overrides(tuning, "finetune.seeds=3")
     _add_where(tuning)
+    ahead = commands.add_parser(
+        "plan", help="say what a configuration costs: parameters, memory per GPU, days"
+    )
+    ahead.add_argument("config", metavar="CONFIG", help="YAML")
+    _add_overrides(ahead, "train.zero_stage=2")
+    ahead.add_argument("--gpus", type=int, metavar="N", help="default: train.workers, or 1")
+    ahead.add_argument(
+        "--utilisation", type=float, default=0.4, metavar="SHARE", help="of the peak (default 0.4)"
+    )
+    ahead.add_argument(
+        "--peak-tflops",
+        type=float,
+        default=312.0,
+        metavar="TFLOPS",
+        help="of one GPU (default 312, an A100 in bf16)",
+    )
     check = commands.add_parser(
         "doctor", help="check every node of a cluster: versions, devices, room, storage"
     )
@@ -304,6 +322,16 @@ def _finetune(options: argparse.Namespace) -> None:
     )
     print(format_summary(summary))
     print(f"\n{RunStore(options.out).uri_of(SUMMARY)}")
+
+
+def _plan(options: argparse.Namespace) -> None:
+    from orchestrator.config import load
+    from orchestrator.plan import Gpus, format_plan, plan
+
+    config = load(options.config, options.overrides)
+    count = (config.train.workers or 1) if options.gpus is None else options.gpus
+    gpus = Gpus(count, options.peak_tflops, options.utilisation)
+    print(format_plan(plan(config, gpus), config, gpus))
 
 
 def _doctor(options: argparse.Namespace) -> int:
