@@ -21,6 +21,7 @@ from orchestrator.runinfo import describe, is_finished, stage_record
 from orchestrator.runs import CONFIG, Run
 from orchestrator.searchers import AskTell
 from orchestrator.store import RunStore
+from orchestrator.teacher import named_teacher
 from orchestrator.validation import check_before_start
 from supernet.errors import InvalidInput, RunConflict
 
@@ -95,6 +96,8 @@ def run(
             _once(this, "data", lambda: stages.prepare_data(this))
         if this.has_data:
             stages.prepare_costs(this)
+            if {"train", "retrain"} & set(todo):
+                named_teacher(this)  # refused now, and not in a worker
         if checkpoint and is_finished(store, "train"):
             stages.checkpoint_to_search(this, checkpoint)
         _work(this, on or opened.enter_context(connect()), only, searcher, scorer, checkpoint)

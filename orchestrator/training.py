@@ -15,10 +15,12 @@ from orchestrator.lease import holder_of
 from orchestrator.runinfo import library_versions
 from orchestrator.runs import SUPERNET, Run
 from orchestrator.store import RunStore
+from orchestrator.teacher import LARGEST, named_teacher
 from supernet.alignment import Anchors
 from supernet.checkpoint import latest_checkpoint
 from supernet.data.masking import TrainBatches
 from supernet.data.packed import PackedDataset
+from supernet.distillation import Teacher
 from supernet.engine import Engine
 from supernet.errors import RunConflict, TrainingDiverged
 from supernet.loss import evaluate, generator_figures
@@ -146,6 +148,7 @@ def train_supernet(
             for batch in run.eval_batches("valid", sequences=settings.probe_sequences)
         ],
         anchors=_anchors(run, device),
+        teacher=_largest_path(run) or named_teacher(run, device),
         manifest=(
             ("sampler", {**settings.sampler, "seed": run.config.seed, "phase": 0}),
             ("versions", library_versions()),
@@ -155,6 +158,14 @@ def train_supernet(
     model = SuperNet(run.space, run.shape)
     observer = RowObserver(run.store, report, kind="train", holder=holder)
     _train(model.to(device), job, make_engine, observer)
+
+
+def _largest_path(run: Run) -> Teacher | None:
+    """In-place distillation, if the run wants it."""
+    teacher = run.config.pretraining.teacher
+    if teacher is None or teacher.model != LARGEST:
+        return None
+    return Teacher(teacher.weight, teacher.temperature, path=run.cost_model.dearest("num_params"))
 
 
 def _anchors(run: Run, device: torch.device) -> Anchors | None:
@@ -220,6 +231,7 @@ def _standalone_job(run: Run, model_plan: ModelPlan, device: torch.device) -> Tr
             batch.to(device)
             for batch in run.eval_batches("valid", sequences=run.config.search.valid_sequences)
         ],
+        teacher=named_teacher(run, device),
         manifest=(("architecture", str(architecture)), ("versions", library_versions())),
     )
 

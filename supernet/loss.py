@@ -33,6 +33,8 @@ class PretrainingLoss:
     """Of the child: the stem's and each layer's output (B, T, D)."""
     seen: Batch
     """What the child saw; for replaced tokens its targets are all real tokens."""
+    logits_NV: torch.Tensor
+    """The child's, at the targets."""
 
 
 def masked_lm_loss(
@@ -52,14 +54,14 @@ def masked_lm_loss_and_states(
 
 def pretraining_loss(model: SuperNet, architecture: Architecture, batch: Batch) -> PretrainingLoss:
     """What a training step minimises, by the model's objective; tokens are drawn by torch's RNG."""
-    if model.generator is None:
-        loss_sum, states = masked_lm_loss_and_states(model, architecture, batch)
-        return PretrainingLoss(loss_sum, None, states, batch)
-    logits_NV = _generator_logits(model, batch)
-    uniform_N = torch.rand(batch.num_targets, device=logits_NV.device)
-    seen = replace_tokens(batch, logits_NV, uniform_N)
-    loss_sum, states = masked_lm_loss_and_states(model, architecture, seen)
-    return PretrainingLoss(loss_sum, _loss_sum(logits_NV, batch), states, seen)
+    seen, generator_sum = batch, None
+    if model.generator is not None:
+        drawn_NV = _generator_logits(model, batch)
+        uniform_N = torch.rand(batch.num_targets, device=drawn_NV.device)
+        seen, generator_sum = replace_tokens(batch, drawn_NV, uniform_N), _loss_sum(drawn_NV, batch)
+    states = model.states(architecture, seen.input_ids_BT, padding_mask(seen))
+    logits_NV = model.predict(states[-1], seen.masked_N)
+    return PretrainingLoss(_loss_sum(logits_NV, seen), generator_sum, states, seen, logits_NV)
 
 
 def as_scored(model: SuperNet, batches: Sequence[Batch]) -> list[Batch]:
@@ -72,7 +74,7 @@ def as_scored(model: SuperNet, batches: Sequence[Batch]) -> list[Batch]:
     batches = [batch.to(device) for batch in batches]
     if model.generator is None:
         return batches
-    with _scoring(model):
+    with without_learning(model):
         return [_corrupted(model, batch)[0] for batch in batches]
 
 
@@ -100,7 +102,7 @@ def evaluate_each(
     """
     count_targets(batches)
     seen = as_scored(model, batches)
-    with _scoring(model):
+    with without_learning(model):
         return [_means(model, architecture, seen) for architecture in architectures]
 
 
@@ -114,7 +116,7 @@ def generator_figures(model: SuperNet, batches: Sequence[Batch]) -> dict[str, fl
         return {}
     device = next(model.parameters()).device
     loss_sum, replaced, tokens = 0.0, 0, 0
-    with _scoring(model):
+    with without_learning(model):
         for batch in batches:
             seen, loss = _corrupted(model, batch.to(device))
             loss_sum += float(loss)
@@ -128,7 +130,7 @@ def generator_figures(model: SuperNet, batches: Sequence[Batch]) -> dict[str, fl
 
 
 @contextmanager
-def _scoring(model: SuperNet) -> Iterator[None]:
+def without_learning(model: SuperNet) -> Iterator[None]:
     """Without dropout and gradients; the model is left as it was."""
     was_training = model.training
     model.eval()

@@ -120,6 +120,17 @@ class SpaceSettings(Settings):
         return self
 
 
+class TeacherSettings(Settings):
+    """A teacher of masked LM: its predictions at the masked positions are a second target."""
+
+    model: str = "largest"
+    """ "largest": the path of the super-net with most parameters, with the weights of the moment
+    (in-place distillation); of the super-net's training alone. Or a model's folder, by its whole
+    path, or its Hugging Face name; of stand-alone training too. It needs the data's vocabulary."""
+    weight: Annotated[float, Field(gt=0.0)] = 1.0
+    temperature: Annotated[float, Field(gt=0.0)] = 2.0
+
+
 class PretrainingSettings(Settings):
     """What models learn from text, in super-net training, in stand-alone training and in scoring.
 
@@ -137,6 +148,18 @@ class PretrainingSettings(Settings):
     generator_heads: Positive = 4
     discriminator_weight: Annotated[float, Field(gt=0.0)] = 50.0
     """λ: loss = generator's mean over masked tokens + λ · child's mean over all real tokens."""
+
+    teacher: TeacherSettings | None = None
+    """Knowledge distillation, of masked LM alone; none: the text is the only target."""
+
+    @model_validator(mode="after")
+    def _teacher_of_masked_lm(self) -> "PretrainingSettings":
+        if self.teacher and self.objective != "masked_lm":
+            raise ValueError(
+                f"a teacher needs the objective masked_lm, but got {self.objective!r}: leave the "
+                f"teacher out"
+            )
+        return self
 
     def generator_width(self, hidden_size: int) -> int:
         """The generator's hidden size."""

@@ -17,6 +17,7 @@ import torch
 from supernet.alignment import Anchors
 from supernet.checkpoint import Checkpoint, Files, Tensors, save_checkpoint
 from supernet.data.masking import Batch, TrainBatches
+from supernet.distillation import Teacher
 from supernet.engine import Engine
 from supernet.errors import MagicNasError, StorageFailed, TrainingDiverged
 from supernet.loss import PretrainingLoss, evaluate_each, generator_figures, pretraining_loss
@@ -42,7 +43,8 @@ class Observer(Protocol):
 
         With an anchor also anchor_changes, how often it has changed so far. `loss_nats` is what
         is minimised, alignment left out; for replaced tokens it is generator_loss_nats (per masked
-        token) + weight x discriminator_loss_nats (per real token), which are there too.
+        token) + weight x discriminator_loss_nats (per real token), which are there too. With a
+        teacher also distillation_loss_nats (per masked token), which `loss_nats` leaves out.
         """
         ...
 
@@ -74,6 +76,8 @@ class TrainingJob:
     probe_batches: Sequence[Batch] = ()
     anchors: Anchors | None = None
     """MAGIC-A's anchors; none: no alignment."""
+    teacher: Teacher | None = None
+    """Of masked LM; none: no distillation."""
     manifest: tuple[tuple[str, Any], ...] = ()
     """What the checkpoints' manifests say besides: sampler, versions."""
 
@@ -141,13 +145,15 @@ class Loop:
         )
         targets, tokens = (len(paths) * size for size in sizes)
         engine.begin(paths)
-        sums = [0.0, 0.0, 0.0]
+        sums = [0.0, 0.0, 0.0, 0.0]
         for path in paths:
             for part, batch in enumerate(batches):
                 own = self._forward_backward(step, part, path, batch, targets, tokens)
                 sums = [total + one for total, one in zip(sums, own, strict=True)]
-        child_sum, generator_sum, distance_sum = engine.total(sums)
+        child_sum, generator_sum, distance_sum, taught_sum = engine.total(sums)
         losses = self._losses(child_sum, generator_sum, targets, tokens)
+        if self._job.teacher:
+            losses["distillation_loss_nats"] = taught_sum / targets
         loss = losses["loss_nats"]
         if not math.isfinite(loss):
             raise TrainingDiverged(
@@ -195,22 +201,26 @@ class Loop:
         batch: Batch,
         targets: float,
         tokens: float,
-    ) -> tuple[float, float, float]:
-        """Backward of this worker's share; the summed losses of child, generator and alignment."""
-        model, anchors = self._engine.model, self._job.anchors
+    ) -> tuple[float, ...]:
+        """Backward of this worker's share; summed losses: child, generator, alignment, teacher."""
+        model, anchors, teacher = self._engine.model, self._job.anchors, self._job.teacher
         weight = anchors.weight(step) if anchors else 0.0
         stream = f"dropout:{self._job.seed}:{step}:{self._engine.rank}:{part}:{path}"
         torch.manual_seed(zlib.crc32(stream.encode()))
         bf16 = self._job.settings.precision == "bf16"
         with torch.autocast(self._device.type, dtype=torch.bfloat16, enabled=bf16):
             found = pretraining_loss(model, path, batch)
-            distance_sum = found.child_sum.new_zeros(())
+            distance_sum = taught_sum = found.child_sum.new_zeros(())
+            if teacher:
+                taught_sum = teacher.loss_sum(model, path, found.logits_NV, found.seen)
             if weight and anchors:
                 distance_sum = anchors.distance(model, path, found.states, found.seen)
         task = _share(found, model.shape.discriminator_weight, targets, tokens)
+        if teacher:
+            task = task + teacher.weight * taught_sum / targets
         self._engine.backward(task + weight * distance_sum / tokens)
-        generator_sum = 0.0 if found.generator_sum is None else float(found.generator_sum.detach())
-        return float(found.child_sum.detach()), generator_sum, float(distance_sum.detach())
+        sums = (found.child_sum, found.generator_sum, distance_sum, taught_sum)
+        return tuple(0.0 if one is None else float(one.detach()) for one in sums)
 
     def _update_anchor(self, step: int, paths: Paths) -> None:
         anchors = self._job.anchors

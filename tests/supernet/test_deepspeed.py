@@ -30,8 +30,10 @@ from benchmarks.path_watch import PathWatch
 from orchestrator.store import RunStore
 from supernet.checkpoint import Checkpoint, latest_checkpoint
 from supernet.deepspeed_engine import DeepSpeedEngine
+from supernet.distillation import Teacher
 from supernet.loss import evaluate
 from supernet.path_adamw import PathParameters
+from supernet.space import Architecture
 from supernet.training import train
 
 STAGES = (0, 1, 2, 3)
@@ -188,6 +190,16 @@ def test_a_generator_is_trained_as_by_plain_pytorch(world_of_one, stage):
     fresh = supernet(dropout=0.0, **REPLACED_TOKENS).state_dict()
     assert not torch.equal(weights["generator.head.bias"], fresh["generator.head.bias"])
     assert same_bits(weights, plain.state_dict())
+
+
+def test_at_stage_3_the_largest_path_teaches_as_by_plain_pytorch(world_of_one):
+    recipe = settings(steps=4, clip_norm=0, learning_rate=1e-3)
+    largest = Architecture.parse("feed_forward-feed_forward-feed_forward")
+    teacher = Teacher(weight=1.0, temperature=2.0, path=largest)
+    engine = deepspeed_engine(recipe, stage=3, dropout=0.0)
+    train(engine, job(recipe, teacher=teacher), Recorder(), resume_from=None)
+    plain = train_plainly(recipe, dropout=0.0, teacher=teacher)
+    assert same_bits(engine.weights(), plain.state_dict())
 
 
 def _join(rank, meeting):
