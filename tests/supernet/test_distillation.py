@@ -100,7 +100,7 @@ def test_a_child_comes_nearer_to_another_model_that_teaches_it():
         plan = {"plan": lambda start, count: [(PATH,)] * count}
         model = train_plainly(recipe, dropout=0.0, teacher=taught, **plan)
         found = pretraining_loss(model, PATH, batches(recipe).at(0))
-        losses.append(float(teacher.loss_sum(model, PATH, found.logits_NV, found.seen)))
+        losses.append(teacher.loss_sum(model, PATH, found.logits_NV, found.seen).item())
     assert losses[1] < 0.8 * losses[0]
 
 
