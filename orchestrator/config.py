@@ -38,6 +38,8 @@ _KINDS = {
 """Where pydantic's words are about Python's types."""
 _MOST_VALUES = 100_000
 
+Pooling = Literal["cls", "mean"]
+
 
 class SearchSettings(Settings):
     """How children are proposed and scored."""
@@ -136,6 +138,8 @@ class FinetuneSettings(Settings):
     batch_size: Positive = 32
     max_length: Annotated[int, Field(ge=8)] = 128
     """Tokens of an input; longer ones are cut, or go through in strides (SQuAD)."""
+    pooling: Pooling = "cls"
+    """What the classifier of an export reads: its first token, or the mean of its real tokens."""
     warmup_fraction: Fraction = 0.06
     weight_decay: Annotated[float, Field(ge=0)] = 0.1
     clip_norm: Annotated[float, Field(gt=0)] = 1.0

@@ -142,6 +142,15 @@ def kind_of(model: str) -> str:
     )
 
 
+def is_own(model: str) -> bool:
+    """Whether it is an export of magic-nas, or was fine-tuned from one.
+
+    Raises:
+        InvalidInput: if there is no such model.
+    """
+    return bool(_config_dict(model).get("model_type") == MagicNasConfig.model_type)
+
+
 def save_pretrained(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path
 ) -> None:

@@ -37,12 +37,15 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         position_offset: int = 0,
         type_vocab_size: int = 2,
         objective: str = "masked_lm",
+        classifier_pooling: str = "cls",
         **kwargs: Any,
     ) -> None:
         """Args: layers: the operator's name per layer; operators: name to kind and settings.
 
         Left out, `operators` takes every name for a kind with its default settings. `objective` is
         what the weights learnt: "masked_lm" or "replaced_tokens", of which the heads differ.
+        `classifier_pooling` is what a classifier reads: "cls", the first token's hidden state, or
+        "mean", that of all real tokens (as ModernBERT names them).
         `layer_norm_eps` is that of embeddings and head, `position_offset` the rows of the position
         table before the first token's, which `max_position_embeddings` leaves out.
         """
@@ -59,6 +62,7 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         self.position_offset = position_offset
         self.type_vocab_size = type_vocab_size
         self.objective = objective
+        self.classifier_pooling = classifier_pooling
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
     @property

@@ -198,7 +198,10 @@ class MagicNasForSequenceClassification(MagicNasPreTrainedModel):
         super().__init__(config)
         self.magic_nas = MagicNasModel(config)
         self.classifier = ClassificationHead(
-            hidden_size=config.hidden_size, num_labels=config.num_labels, dropout=config.dropout
+            hidden_size=config.hidden_size,
+            num_labels=config.num_labels,
+            dropout=config.dropout,
+            pooling=config.classifier_pooling,
         )
         self.post_init()
 
@@ -215,7 +218,8 @@ class MagicNasForSequenceClassification(MagicNasPreTrainedModel):
         The loss is what `config.problem_type` says; where it is not set, transformers' rule sets
         it: mean squares for one label, else cross entropy for integers, binary for floats.
         """
-        logits_BL = self.classifier(self.magic_nas(input_ids, attention_mask, token_type_ids)[0])
+        hidden_BTD = self.magic_nas(input_ids, attention_mask, token_type_ids)[0]
+        logits_BL = self.classifier(hidden_BTD, attention_mask)
         loss = None if labels is None else self.loss_function(labels, logits_BL, self.config)
         output = SequenceClassifierOutput(loss=loss, logits=logits_BL)
         return output if _wants_dict(return_dict, self.config) else output.to_tuple()

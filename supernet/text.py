@@ -139,17 +139,37 @@ class DiscriminatorHead(nn.Module):
 
 
 class ClassificationHead(nn.Module):
-    """The first token's hidden state to logits: linear, tanh, dropout, linear, as in RoBERTa."""
+    """One hidden state per sequence to logits: linear, tanh, dropout, linear, as in RoBERTa.
 
-    def __init__(self, *, hidden_size: int, num_labels: int, dropout: float) -> None:
+    Args: pooling: "cls", the first token's hidden state, or "mean", the mean over real tokens.
+    """
+
+    def __init__(
+        self, *, hidden_size: int, num_labels: int, dropout: float, pooling: str = "cls"
+    ) -> None:
         super().__init__()
+        if pooling not in ("cls", "mean"):
+            raise ValueError(f"classifier_pooling must be 'cls' or 'mean', but got {pooling!r}")
+        self.pooling = pooling
         self.dropout = dropout
         self.dense = nn.Linear(hidden_size, hidden_size)
         self.output = nn.Linear(hidden_size, num_labels)
         self.apply(initialise)
 
-    def forward(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
-        """Hidden states (B, T, D) to logits (B, L)."""
-        pooled_BD = self.dense(hidden_BTD[:, 0]).tanh()
+    def forward(
+        self, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Hidden states (B, T, D), and a mask that is 1 at real tokens, to logits (B, L)."""
+        state_BD = hidden_BTD[:, 0]
+        if self.pooling == "mean":
+            state_BD = _mean_of_real(hidden_BTD, mask_BT)
+        pooled_BD = self.dense(state_BD).tanh()
         logits_BL: torch.Tensor = self.output(F.dropout(pooled_BD, self.dropout, self.training))
         return logits_BL
+
+
+def _mean_of_real(hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None) -> torch.Tensor:
+    if mask_BT is None:
+        return hidden_BTD.mean(dim=1)
+    real_BT1 = mask_BT.to(hidden_BTD.dtype)[:, :, None]
+    return (hidden_BTD * real_BT1).sum(dim=1) / real_BT1.sum(dim=1).clamp(min=1)

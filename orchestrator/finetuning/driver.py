@@ -28,10 +28,10 @@ from orchestrator.finetuning.trial import (
     ModelSource,
     kind_of,
     labels_of,
+    load_with_head,
     quieten,
     run_job,
 )
-from orchestrator.hugging_face_models import load_pretrained
 from orchestrator.lease import LEASE, hold_lease
 from orchestrator.log_lines import lines_of
 from orchestrator.node_copy import folder_here
@@ -102,9 +102,9 @@ def check_model(
         InvalidInput: if it has no such head, or fewer positions than `finetune.max_length`.
     """
     quieten()
-    for kind, labels in {(kind_of(task), labels_of(task)): None for task in tasks}:
+    for task in {(kind_of(task), labels_of(task)): task for task in tasks}.values():
         where = str(folder_here(store, source.place)) if source.stored else source.place
-        loaded, tokenizer = load_pretrained(where, kind, num_labels=labels)
+        loaded, tokenizer = load_with_head(where, task, pooling=settings.pooling)
         check_length(settings.max_length, tokenizer, loaded)
 
 
@@ -196,9 +196,14 @@ class _Study:
                 keep=self.settings.keep_models or (name == "mnli" and self.settings.from_mnli),
                 start=start.folder if start else None,
                 teacher=self._teacher,
+                pooling=self._pooling(name),
             )
             for seed in seeds
         ]
+
+    def _pooling(self, name: str) -> str:
+        """ "cls" for spans, which pool nothing: one fine-tuning whatever the setting."""
+        return "cls" if self.data[name].task.kind == "spans" else self.settings.pooling
 
     def _done(self, do: Do, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
         """The rows of all these jobs by name; those that have none yet are done."""

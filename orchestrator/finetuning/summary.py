@@ -10,6 +10,8 @@ from scipy.stats import t
 SUMMARY = "finetune.json"
 _RECIPE = ("model_digest", "task", "pretrained", "start", "teacher", "max_length", "max_steps")
 _GRID = ("learning_rate", "epochs")
+_POOLING = "cls"
+"""Of rows from before there was a choice."""
 
 
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -19,7 +21,7 @@ def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
     for row in rows:
-        what = tuple(row[key] for key in _RECIPE)
+        what = (*(row[key] for key in _RECIPE), row.get("pooling", _POOLING))
         groups.setdefault(what, {}).setdefault(tuple(row[key] for key in _GRID), []).append(row)
     return {"results": [_figures(list(grid.values())) for grid in groups.values()]}
 
@@ -35,6 +37,7 @@ def _figures(grid: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     first = rows[0]
     return {
         **{key: first[key] for key in ("model", *_RECIPE, *_GRID, "num_params")},
+        "pooling": first.get("pooling", _POOLING),
         "tried": len(grid),
         "seeds": len(rows),
         "diverged": len(rows) - len(ended),
@@ -61,6 +64,7 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     lines = [f"{'model':<28} {'task':<7} {'median':>7} {'mean ± 95 %':>15} {'seeds':>6}  metrics"]
     for found in summary["results"]:
         name = found["model"] if found["pretrained"] else f"{found['model']} (random weights)"
+        name += "" if found["pooling"] == "cls" else f" ({found['pooling']})"
         if found["headline"] is None:
             lines.append(f"{name:<28} {found['task']:<7} diverged with every seed")
             continue

@@ -21,10 +21,10 @@ from evaluators.downstream.finetuning import Recipe, check_length, finetune
 from evaluators.downstream.heads import TaskData, TaskHead, head_for
 from evaluators.downstream.tasks import Task
 from orchestrator.config import FinetuneSettings
-from orchestrator.hugging_face_models import load_pretrained, save_pretrained
+from orchestrator.hugging_face_models import is_own, load_pretrained, save_pretrained
 from orchestrator.node_copy import folder_here, folder_to_fill
 from orchestrator.store import RunStore
-from supernet.errors import TrainingDiverged
+from supernet.errors import InvalidInput, TrainingDiverged
 from supernet.manifest import write_manifest
 
 KEPT = "finetuned"
@@ -64,12 +64,16 @@ class Job:
     """Folder, in the output folder, of a fine-tuned model to start from (MNLI's)."""
     teacher: str | None = None
     """Name of the teacher, if there is one, and digest of its weights."""
+    pooling: str = "cls"
+    """What the classifier reads; see `FinetuneSettings.pooling`."""
 
     @cached_property
     def name(self) -> str:
         """The same for the same work: rows of that name are never made twice."""
         what = {**asdict(self), "model": self.model.digest}
         del what["keep"]
+        if self.pooling == "cls":
+            del what["pooling"]  # rows from before there was a choice keep their names
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -109,6 +113,7 @@ def run_job(
         "max_length": job.max_length,
         "start": job.start,
         "teacher": job.teacher,
+        "pooling": job.pooling,
         **job.recipe.key(),
     }
     try:
@@ -160,12 +165,30 @@ def load_for(
         where = str(folder_here(store, job.start))
     elif job.model.stored:
         where = str(folder_here(store, job.model.place))
-    model, tokenizer = load_pretrained(where, kind_of(task), num_labels=labels_of(task))
+    model, tokenizer = load_with_head(where, task, pooling=job.pooling)
     if not job.pretrained:
         set_seed(job.recipe.seed)
         model = type(model)(model.config)
     check_length(job.max_length, tokenizer, model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
+
+
+def load_with_head(
+    where: str, task: Task, *, pooling: str
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """A model with the task's head; `pooling` is that of classifiers (`FinetuneSettings`).
+
+    Raises:
+        InvalidInput: if it cannot be loaded, or is no export and pools in its own way.
+    """
+    kind, own = kind_of(task), is_own(where)
+    if pooling == "mean" and task.kind != "spans" and not own:
+        raise InvalidInput(
+            f"finetune.pooling=mean is for exports of magic-nas, but {where} is none, and pools as "
+            f"its class in transformers does: leave it out"
+        )
+    overrides: dict[str, Any] = {"classifier_pooling": pooling} if own else {}
+    return load_pretrained(where, kind, num_labels=labels_of(task), **overrides)
 
 
 def quieten() -> None:

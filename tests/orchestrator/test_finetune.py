@@ -146,6 +146,40 @@ def test_random_weights_are_another_study(
     assert summary["results"][0] == tuned[1]["results"][0]
 
 
+def test_pooling_is_another_study_and_kept_with_the_model(
+    tuned: tuple[Path, Any], finished_run: Path, glue: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(tuned[0], out)
+    before = {path.name for path in (out / "finetuned" / "sst2").iterdir()}
+    _forget_pooling(out)
+    mean = QUICK.model_copy(
+        update={"pooling": "mean", "max_steps": 2, "seeds": 1, "learning_rates": (1e-2,)}
+    )
+    run = {"data": str(glue), "out": out, "local": True}
+    summary = finetune(str(finished_run), ["sst2"], settings=mean, **run)
+    assert [result["pooling"] for result in summary["results"]] == ["cls", "mean"]
+    assert summary["results"][0] == tuned[1]["results"][0]
+    (kept,) = (out / "finetuned" / "sst2" / name for name in _names(out) - before)
+    model, _ = load_pretrained(str(kept), "sequence_classification", new_head=False)
+    assert model.config.classifier_pooling == model.classifier.pooling == "mean"
+    assert len(RunStore(out).rows(ROWS)) == 4
+    finetune(str(finished_run), ["sst2"], settings=QUICK, **run)
+    assert len(RunStore(out).rows(ROWS)) == 4
+
+
+def _names(out: Path) -> set[str]:
+    return {path.name for path in (out / "finetuned" / "sst2").iterdir()}
+
+
+def _forget_pooling(out: Path) -> None:
+    """Rows as they were written before there was a choice."""
+    for path in (out / "rows" / ROWS).glob("*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert all(row.pop("pooling") == "cls" for row in rows)
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 def test_a_teacher_alone_makes_the_student_agree_with_it(
     tuned: tuple[Path, Any], finished_run: Path, glue: Path, tmp_path: Path
 ) -> None:
@@ -280,6 +314,15 @@ def test_any_model_of_transformers_runs_by_the_same_recipe(
     tokenizer: Any = AutoTokenizer.from_pretrained(str(finished_run / "export"))
     tokenizer.save_pretrained(str(tmp_path / "bert"))
     one = QUICK.model_copy(update={"learning_rates": (1e-2,), "seeds": 1})
+    with pytest.raises(InvalidInput, match="finetune.pooling=mean is for exports"):
+        finetune(
+            str(tmp_path / "bert"),
+            ["sst2"],
+            data=str(glue),
+            out=tmp_path / "refused",
+            settings=one.model_copy(update={"pooling": "mean"}),
+            local=True,
+        )
     summary = finetune(
         str(tmp_path / "bert"),
         ["sst2"],

@@ -69,6 +69,35 @@ def test_a_sequence_s_label_is_read_from_its_first_token():
     torch.testing.assert_close(model(**inputs(), return_dict=False)[0], expected_BL)
 
 
+def test_a_sequence_s_label_can_be_read_from_the_mean_of_its_real_tokens():
+    model = made(MagicNasForSequenceClassification, num_labels=3, classifier_pooling="mean")
+    assert list(model.state_dict()) == list(
+        made(MagicNasForSequenceClassification, num_labels=3).state_dict()
+    )
+    hidden_BTD = model.magic_nas(**inputs())[0]
+    mean_BD = torch.stack([hidden_BTD[0, :5].mean(0), *hidden_BTD[1:].mean(1)])
+    head = model.classifier
+    pooled_BD = torch.tanh(mean_BD @ head.dense.weight.T + head.dense.bias)
+    expected_BL = pooled_BD @ head.output.weight.T + head.output.bias
+    torch.testing.assert_close(model(**inputs()).logits, expected_BL)
+    ids_BT = inputs()["input_ids"][1:]
+    torch.testing.assert_close(
+        model(ids_BT).logits, model(ids_BT, attention_mask=torch.ones_like(ids_BT)).logits
+    )
+
+
+def test_padding_changes_nothing_of_a_mean():
+    model = made(MagicNasForSequenceClassification, num_labels=3, classifier_pooling="mean")
+    whole = inputs()
+    short = {name: value_BT[:1, :5] for name, value_BT in whole.items()}
+    torch.testing.assert_close(model(**whole).logits[:1], model(**short).logits)
+
+
+def test_another_pooling_is_refused():
+    with pytest.raises(ValueError, match="'cls' or 'mean', but got 'max'"):
+        made(MagicNasForSequenceClassification, classifier_pooling="max")
+
+
 def test_the_head_drops_out_in_training_alone():
     model = made(MagicNasForSequenceClassification, num_labels=3)
     hidden_BTD = torch.ones(2, LENGTH, 16)
