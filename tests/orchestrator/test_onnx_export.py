@@ -57,9 +57,11 @@ def masked_lm(tmp_path_factory, tokenizer):
 
 @pytest.fixture(scope="module")
 def classifier(tmp_path_factory, masked_lm):
-    """A classifier of all our operators, its ONNX file beside it as the command wrote it."""
+    """A classifier of all our operators on the mean of its tokens, its ONNX file beside it."""
     folder = tmp_path_factory.mktemp("classifier")
-    model, tokenizer = load_pretrained(str(masked_lm), "sequence_classification", num_labels=3)
+    model, tokenizer = load_pretrained(
+        str(masked_lm), "sequence_classification", num_labels=3, classifier_pooling="mean"
+    )
     save_pretrained(with_other_weights(model), tokenizer, folder)
     return folder
 
