@@ -97,7 +97,7 @@ class Evaluator:
 
     def _note_activation(self, live: int) -> None:
         tokens = max(batch.input_ids_BT.numel() for batch in self._batches)
-        mib = live * tokens * self._shape.hidden_size * 4 / 2**20
+        mib = live * tokens * self.model.chain.widest * 4 / 2**20
         self.peak_activation_mib = max(self.peak_activation_mib, mib)
 
     def _score(

@@ -171,9 +171,7 @@ class LatencyMeter:
 
     def _block(self) -> Iterator[Architecture]:
         """Paths that together use every operator of every layer."""
-        orders = [self._rng.sample(names, len(names)) for names in self._space.layers]
-        for turn in range(max(map(len, orders))):
-            yield Architecture(tuple(order[turn % len(order)] for order in orders))
+        return self._space.covering(self._rng)
 
     def _random_children(self, count: int) -> list[Architecture]:
         return [self._space.sample(self._rng) for _ in range(count)]
@@ -196,7 +194,7 @@ class LatencyMeter:
         for hidden_BTD in self._model.chain.states(last_BTD, self._mask_BT, path.operators):
             clocks.append(self._clock())
             last_BTD = hidden_BTD
-        self._model.head(last_BTD, self._model.stem.tokens.weight)
+        self._model.head(self._model.chain.leave(last_BTD), self._model.stem.tokens.weight)
         return [(end - start) * 1e3 for start, end in zip(clocks, clocks[1:], strict=False)]
 
     def _clock(self) -> float:

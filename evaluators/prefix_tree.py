@@ -106,7 +106,7 @@ def _run(
         node, hidden_BTD = stack.pop()
         try:
             if node is not tree:
-                hidden_BTD = model.operator(node.layer, node.operator)(hidden_BTD, mask_BT)
+                hidden_BTD = model.chain.step(node.layer, node.operator, hidden_BTD, mask_BT)
             if node.ends:
                 sums[node.ends] += tally(model.predict(hidden_BTD, batch.masked_N), batch)
         except Exception as error:

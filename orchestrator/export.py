@@ -126,6 +126,7 @@ def _configuration(model: SuperNet, architecture: Architecture) -> MagicNasConfi
         position_offset=shape.position_offset,
         type_vocab_size=shape.type_vocab_size,
         objective=shape.objective,
+        block_size=model.space.block_size,
         auto_map={**AUTO_MAP, auto_class: f"modeling_magic_nas.{kind.__name__}"},
     )
 

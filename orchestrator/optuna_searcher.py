@@ -22,8 +22,8 @@ SAMPLERS: dict[str, type[BaseSampler]] = {
 class OptunaSearcher:
     """An Optuna study in memory: TPE for one objective, NSGA-II for several.
 
-    It sees `layer_00 … = one of the operator names`. It keeps no state of its own: a search that
-    goes on asks and tells it again what stands in the log.
+    It sees the space's `parameters`, such as `layer_00 … = one of the operator names`. It keeps
+    no state of its own: a search that goes on asks and tells it again what stands in the log.
 
     Args:
         sampler: "tpe", "nsga2" or "random"; none: by the number of objectives.
@@ -47,9 +47,9 @@ class OptunaSearcher:
             settings = {"constant_liar": True} | settings
         optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._objectives = objectives
+        self._space = space
         self._distributions: dict[str, BaseDistribution] = {
-            f"layer_{number:02d}": CategoricalDistribution(names)
-            for number, names in enumerate(space.layers)
+            name: CategoricalDistribution(choices) for name, choices in space.parameters.items()
         }
         self._study = optuna.create_study(
             directions=["minimize"] * len(objectives.modes),
@@ -60,7 +60,7 @@ class OptunaSearcher:
     def ask(self) -> Architecture:
         """The sampler's next suggestion."""
         trial = self._study.ask(self._distributions)
-        architecture = Architecture(tuple(trial.params[name] for name in self._distributions))
+        architecture = self._space.from_parameters(trial.params)
         self._open[architecture].append(trial)
         return architecture
 
@@ -82,7 +82,7 @@ class OptunaSearcher:
         elif values is not None:
             self._study.add_trial(
                 optuna.trial.create_trial(
-                    params=dict(zip(self._distributions, architecture.operators, strict=True)),
+                    params=self._space.to_parameters(architecture),
                     distributions=self._distributions,
                     values=list(values),
                 )

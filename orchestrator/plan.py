@@ -205,7 +205,7 @@ class _Planner:
             return 0
         layers = len(self._space.layers)
         compared = layers if align.layers is None else len(align.layers)
-        return (layers + compared) * one.tokens * self._shape.hidden_size * FP32
+        return (layers + compared) * one.tokens * self._model.chain.widest * FP32
 
     def _work(self, children: list[Architecture]) -> dict[str, Work]:
         config = self._config

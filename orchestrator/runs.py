@@ -184,7 +184,7 @@ def scoring_batch_size(config: Config) -> int:
         InvalidInput: if the hidden states of a single sequence exceed `search.activation_mib`.
     """
     settings, depth = config.search, len(config.space.build().layers)
-    bytes_ = 4 * (depth + 1) * config.data.sequence_length * config.space.hidden_size
+    bytes_ = 4 * (depth + 1) * config.data.sequence_length * config.space.widest
     size = int(settings.activation_mib * 2**20 / bytes_)
     if not size:
         raise InvalidInput(

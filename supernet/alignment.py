@@ -166,7 +166,7 @@ def alignment_loss(
     A mean over the compared layers and over D. Both use the same weights and batch; no gradient
     reaches the anchor's side. Up to the first layer in which the two differ their hidden states
     are one and the same, so the anchor is run from there on alone; for the anchor itself the loss
-    is zero.
+    is zero. Where the two differ in width they are not compared (our own choice).
 
     Args:
         states: the child's, as `SuperNet.states` gives them: L + 1 of (B, T, D).
@@ -179,7 +179,10 @@ def alignment_loss(
     mask_BT = padding_mask(batch)
     with torch.no_grad():
         theirs = list(model.chain.states(states[first], mask_BT, anchor.operators, first=first))
-    pairs = [(states[layer + 1], theirs[layer - first]) for layer in compared]
+    both = [(states[layer + 1], theirs[layer - first]) for layer in compared]
+    pairs = [(ours, other) for ours, other in both if ours.shape == other.shape]
+    if not pairs:
+        return states[0].new_zeros(())
     return distance_of_states(pairs, mask_BT, num_layers=len(layers), normalise=settings.normalise)
 
 

@@ -38,6 +38,7 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         type_vocab_size: int = 2,
         objective: str = "masked_lm",
         classifier_pooling: str = "cls",
+        block_size: int | None = None,
         **kwargs: Any,
     ) -> None:
         """Args: layers: the operator's name per layer; operators: name to kind and settings.
@@ -47,7 +48,8 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         `classifier_pooling` is what a classifier reads: "cls", the first token's hidden state, or
         "mean", that of all real tokens (as ModernBERT names them).
         `layer_norm_eps` is that of embeddings and head, `position_offset` the rows of the position
-        table before the first token's, which `max_position_embeddings` leaves out.
+        table before the first token's, which `max_position_embeddings` leaves out. `block_size` is
+        how many layers share a width where operators have their own.
         """
         self.layers = list(layers)
         self.operators = (
@@ -63,6 +65,7 @@ class MagicNasConfig(PreTrainedConfig):  # type: ignore[misc]
         self.type_vocab_size = type_vocab_size
         self.objective = objective
         self.classifier_pooling = classifier_pooling
+        self.block_size = block_size
         super().__init__(pad_token_id=pad_token_id, **kwargs)
 
     @property

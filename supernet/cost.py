@@ -1,6 +1,7 @@
 """What a child model costs: parameters and floating-point operations by formula, and latency.
 
-Counted on the exported child: stem and head included, tied embeddings once.
+Counted on the exported child: stem and head included, tied embeddings once. The latency of a map
+between widths counts with the operator behind it.
 """
 
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from torch import nn
 
 from supernet.errors import InvalidInput
 from supernet.model import TextShape, meta_supernet
+from supernet.operators import map_name
 from supernet.space import Architecture, SearchSpace
 
 
@@ -61,10 +63,20 @@ class CostModel:
             for layer, names in enumerate(space.layers)
             for name in names
         }
+        self._chain = model.chain
+        self._maps = {
+            name: Cost(
+                count_params(module),
+                2 * length * matrix_size(module),
+                0.0 if operators_ms else None,
+            )
+            for name, module in model.chain.maps.items()
+        }
 
     def cost(self, architecture: Architecture) -> Cost:
         """The cost of one child."""
         parts = [self._operators[key] for key in enumerate(architecture.operators)]
+        parts += [self._maps[name] for _, name in self._chain.maps_on(architecture.operators)]
         return Cost(
             self._ends.num_params + sum(part.num_params for part in parts),
             self._ends.flops + sum(part.flops for part in parts),
@@ -85,13 +97,26 @@ class CostModel:
         if getattr(self._ends, metric, None) is None:
             raise InvalidInput(f"costs are {list(self._ends.metrics())}, but got {metric!r}")
         return self._space.cheapest(
-            lambda layer, name: sign * getattr(self._operators[layer, name], metric)
+            lambda layer, name: sign * getattr(self._operators[layer, name], metric),
+            lambda block, before, width: sign * self._of_map(metric, block, before, width),
         )
+
+    def _of_map(self, metric: str, block: int, before: int | None, width: int | None) -> float:
+        """Of the map between two widths; None: the ends'."""
+        own = self._chain.hidden_size
+        name = map_name(block, before or own, width or own)
+        return float(getattr(self._maps[name], metric)) if name in self._maps else 0.0
 
 
 def _flops(operator: Any, length: int) -> int:
     flops: int = operator.flops(length)
     return flops
+
+
+def matrix_size(module: nn.Module) -> int:
+    """Multiply-adds of a linear map per token."""
+    assert isinstance(module, nn.Linear)
+    return module.weight.numel()
 
 
 def count_params(module: nn.Module) -> int:

@@ -88,14 +88,28 @@ class Activations:
 
 def activations(model: SuperNet, path: Architecture, one: Pass) -> Activations:
     """Of a path, from the sizes of its modules; the model may be on the meta device."""
-    operators = [model.operator(layer, name) for layer, name in enumerate(path.operators)]
-    state = one.tokens * model.shape.hidden_size * FP32
-    real = sum(not isinstance(operator, Identity) for operator in operators)
+    names, widths = path.operators, model.chain.widths_on(path.operators)
+    operators = [model.operator(layer, name) for layer, name in enumerate(names)]
+    kept = [
+        operator_activations(operator, width, one)
+        for operator, width in zip(operators, widths, strict=True)
+    ]
+    head = _of_ends(model, one)
+    for layer, name in model.chain.maps_on(names):
+        linear = model.chain.maps[name]
+        assert isinstance(linear, nn.Linear)
+        size = one.tokens * (FP32 * linear.out_features + one.cast * linear.in_features)
+        size += _cast_weights(linear, one)
+        if layer < len(kept):
+            kept[layer] += size
+        else:
+            head += size
+    real = [w for o, w in zip(operators, widths, strict=True) if not isinstance(o, Identity)]
     return Activations(
         stem=_of_stem(model, one),
-        layers=tuple(operator_activations(op, model.shape.hidden_size, one) for op in operators),
-        head=_of_ends(model, one),
-        outputs=state * (1 + real),
+        layers=tuple(kept),
+        head=head,
+        outputs=one.tokens * FP32 * (model.shape.hidden_size + sum(real)),
         loss=2 * FP32 * one.targets * model.shape.vocab_size,
     )
 

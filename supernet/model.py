@@ -111,7 +111,12 @@ class SuperNet(nn.Module):
                 position_offset=shape.position_offset,
                 type_vocab_size=shape.type_vocab_size,
             )
-            self.chain = Chain(layers, hidden_size=shape.hidden_size, dropout=shape.dropout)
+            self.chain = Chain(
+                layers,
+                hidden_size=shape.hidden_size,
+                dropout=shape.dropout,
+                block_size=space.block_size,
+            )
             self.head = _head(shape)
             self.generator = _generator(shape)
         except ValueError as error:
@@ -144,7 +149,7 @@ class SuperNet(nn.Module):
 
         (N, V) for masked LM; for replaced tokens (N, 2): original, whose logit is 0, and replaced.
         """
-        hidden_ND = hidden_BTD.flatten(0, 1)[masked_N]
+        hidden_ND = self.chain.leave(hidden_BTD).flatten(0, 1)[masked_N]
         logits: torch.Tensor = self.head(hidden_ND, self.stem.tokens.weight)
         if self.generator is None:
             return logits

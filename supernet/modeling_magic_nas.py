@@ -71,6 +71,7 @@ class MagicNasModel(MagicNasPreTrainedModel):
             [{name: config.operators[name]} for name in config.layers],
             hidden_size=config.hidden_size,
             dropout=config.dropout,
+            block_size=config.block_size,
         )
         self.post_init()
 

@@ -215,7 +215,7 @@ def build_operator(spec: Mapping[str, Any], *, hidden_size: int, dropout: float)
     Raises:
         ValueError: if the kind is unknown or a setting is unknown or out of range.
     """
-    settings = {key: value for key, value in spec.items() if key != "kind"}
+    settings = {key: value for key, value in spec.items() if key not in ("kind", "width")}
     try:
         module = operator_class(spec["kind"])(hidden_size=hidden_size, dropout=dropout, **settings)
     except TypeError as error:
@@ -240,7 +240,13 @@ def initialise(module: nn.Module) -> None:
 
 
 class Chain(nn.Module):
-    """Layers in a row, each holding its candidate operators; a path runs one of each layer."""
+    """Layers in a row, each holding its candidate operators; a path runs one of each layer.
+
+    Operators may have a `width` of their own. Where a path comes to one of another width than the
+    hidden states have, a linear map stands before it, as in NAS-BERT (KDD 2021); there is one for
+    each block of layers and each pair of widths that can meet there, and a last one leads back to
+    the chain's own width. Identities pass on whatever width they get.
+    """
 
     def __init__(
         self,
@@ -248,17 +254,35 @@ class Chain(nn.Module):
         *,
         hidden_size: int,
         dropout: float,
+        block_size: int | None = None,
     ) -> None:
-        """Args: layers: for each layer, operator name to its kind and settings."""
+        """Args:
+        layers: for each layer, operator name to its kind and settings.
+        block_size: layers in a block, all of whose operators have one width on any path.
+        """
         super().__init__()
         self.layers = nn.ModuleList(
             nn.ModuleDict(
                 {
-                    name: build_operator(spec, hidden_size=hidden_size, dropout=dropout)
+                    name: build_operator(
+                        spec, hidden_size=spec.get("width", hidden_size), dropout=dropout
+                    )
                     for name, spec in candidates.items()
                 }
             )
             for candidates in layers
+        )
+        self.hidden_size = hidden_size
+        self.block_size = block_size or 1
+        self.widths = [
+            {name: _width(spec, hidden_size) for name, spec in candidates.items()}
+            for candidates in layers
+        ]
+        self.maps = nn.ModuleDict(
+            {
+                map_name(*found): nn.Linear(found[1], found[2]).apply(initialise)
+                for found in self._meetings()
+            }
         )
 
     def forward(
@@ -270,7 +294,7 @@ class Chain(nn.Module):
         """Args: hidden (B, T, D); mask (B, T) or None; path: the operator's name per layer."""
         for state_BTD in self.states(hidden_BTD, mask_BT, path):
             hidden_BTD = state_BTD
-        return hidden_BTD
+        return self.leave(hidden_BTD)
 
     def states(
         self,
@@ -280,7 +304,91 @@ class Chain(nn.Module):
         *,
         first: int = 0,
     ) -> Iterator[torch.Tensor]:
-        """Each layer's output (B, T, D) in turn, from layer `first`, whose input is given."""
-        for candidates, name in zip(list(self.layers)[first:], path[first:], strict=True):
-            hidden_BTD = candidates[name](hidden_BTD, mask_BT)  # type: ignore[index]
+        """Each layer's output (B, T, its width) in turn, from layer `first`, whose input is given.
+
+        The last one has still to `leave` the chain.
+        """
+        rest = zip(list(self.layers)[first:], path[first:], strict=True)
+        for layer, (_, name) in enumerate(rest, first):
+            hidden_BTD = self.step(layer, name, hidden_BTD, mask_BT)
             yield hidden_BTD
+
+    def step(
+        self, layer: int, name: str, hidden_BTD: torch.Tensor, mask_BT: torch.Tensor | None
+    ) -> torch.Tensor:
+        """One layer's output (B, T, its width) of the output of the layer before it."""
+        width = self.widths[layer][name]
+        if width is not None and hidden_BTD.shape[-1] != width:
+            hidden_BTD = self._map(layer // self.block_size, hidden_BTD, width)
+        out: torch.Tensor = self.layers[layer][name](hidden_BTD, mask_BT)  # type: ignore[index]
+        return out
+
+    def leave(self, hidden_BTD: torch.Tensor) -> torch.Tensor:
+        """The last layer's output at the chain's own width (B, T, D)."""
+        if hidden_BTD.shape[-1] == self.hidden_size:
+            return hidden_BTD
+        return self._map(self._blocks(), hidden_BTD, self.hidden_size)
+
+    def maps_on(self, path: tuple[str, ...]) -> list[tuple[int, str]]:
+        """The maps that a path uses: before which layer (behind the last: their number), and the
+        name."""
+        found, before = [], self.hidden_size
+        for layer, width in enumerate(self.widths_on(path)):
+            if width != before:
+                found.append((layer, map_name(layer // self.block_size, before, width)))
+            before = width
+        if before != self.hidden_size:
+            found.append((len(path), map_name(self._blocks(), before, self.hidden_size)))
+        return found
+
+    def widths_on(self, path: tuple[str, ...]) -> list[int]:
+        """The width of each layer's output on a path."""
+        widths, before = [], self.hidden_size
+        for candidates, name in zip(self.widths, path, strict=True):
+            before = candidates[name] or before
+            widths.append(before)
+        return widths
+
+    @property
+    def widest(self) -> int:
+        """The most numbers that a hidden state has per token."""
+        widths = [width or 0 for row in self.widths for width in row.values()]
+        return max([self.hidden_size, *widths])
+
+    def _map(self, block: int, hidden_BTD: torch.Tensor, width: int) -> torch.Tensor:
+        mapped: torch.Tensor = self.maps[map_name(block, hidden_BTD.shape[-1], width)](hidden_BTD)
+        return mapped
+
+    def _blocks(self) -> int:
+        return -(-len(self.layers) // self.block_size)
+
+    def _meetings(self) -> list[tuple[int, int, int]]:
+        """Block, width before and width in it, of all that can meet."""
+        found, before = [], [self.hidden_size]
+        for block in range(self._blocks()):
+            rows = self.widths[block * self.block_size : (block + 1) * self.block_size]
+            widths = _common_widths(rows)
+            found += [(block, one, other) for one in before for other in widths if one != other]
+            passes = all(None in row.values() for row in rows)
+            before = sorted({*widths, *(before if passes else ())})
+        return found + [
+            (self._blocks(), one, self.hidden_size) for one in before if one != self.hidden_size
+        ]
+
+
+def _width(spec: Mapping[str, Any], hidden_size: int) -> int | None:
+    """None: any."""
+    return None if spec["kind"] == "identity" else int(spec.get("width", hidden_size))
+
+
+def _common_widths(rows: list[dict[str, int | None]]) -> list[int]:
+    """Those that a block can have: of some layer, and in every layer there or passed on."""
+    every = {width for row in rows for width in row.values() if width is not None}
+    return sorted(
+        width for width in every if all({width, None} & set(row.values()) for row in rows)
+    )
+
+
+def map_name(block: int, before: int, width: int) -> str:
+    """What a map from one width to another is called."""
+    return f"block{block}_{before}_to_{width}"

@@ -17,21 +17,29 @@ from supernet.space import Architecture
 MOMENTS = ("exp_avg", "exp_avg_sq")
 ADAM_STATES = (*MOMENTS, "step")
 
+_MAP = -1
+"""In place of a layer: the chain's maps between widths."""
+
 State = dict[str, torch.Tensor]
 
 
 class PathParameters:
-    """The parameters that a step may move: stem, head, and the operators of its paths.
+    """The parameters that a step may move: stem, head, and its paths' operators and maps.
 
     No other parameter requires a gradient. `named` has an order that all workers share.
     """
 
     def __init__(self, model: SuperNet) -> None:
         self.named: dict[str, nn.Parameter] = dict(model.named_parameters())
-        self._operators = {
+        self._maps_on = model.chain.maps_on
+        self._operators: dict[tuple[int, str], dict[str, nn.Parameter]] = {
             (layer, name): _named_parameters(operator, f"chain.layers.{layer}.{name}.")
             for layer, candidates in enumerate(model.chain.layers)
             for name, operator in candidates.items()  # type: ignore[operator]
+        }
+        self._operators |= {
+            (_MAP, name): _named_parameters(module, f"chain.maps.{name}.")
+            for name, module in model.chain.maps.items()
         }
         inside = {name for operator in self._operators.values() for name in operator}
         self._always = {name: p for name, p in self.named.items() if name not in inside}
@@ -40,6 +48,9 @@ class PathParameters:
     def begin(self, paths: Sequence[Architecture]) -> None:
         """Let these paths learn; only operators that come or go since the last call are touched."""
         on = dict.fromkeys(pair for path in paths for pair in enumerate(path.operators))
+        on |= dict.fromkeys(
+            (_MAP, name) for path in paths for _, name in self._maps_on(path.operators)
+        )
         for pair in self._on - on.keys():
             self._let_learn(pair, False)
         for pair in on.keys() - self._on:

@@ -141,6 +141,12 @@ class FairNASSampler:
         self, space: SearchSpace, *, seed: int, phase: int = 0, accumulate: bool = True
     ) -> None:
         check_type("accumulate", accumulate, bool)
+        if space.block_size is not None:
+            raise InvalidInput(
+                "its paths use every operator of every layer equally often, which is not possible "
+                "where the operators of a block share a width (space.block_size): use uniform or "
+                "magic_t"
+            )
         self._layers = space.layers
         self._size = max(len(names) for names in space.layers)
         self._stream = f"fairnas:{seed}:{phase}"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from supernet.baselines import expand_named
+from supernet.block_space import BlockSpace
 from supernet.space import OperatorSpec, SearchSpace
 
 Fraction = Annotated[float, Field(ge=0.0, lt=1.0)]
@@ -79,6 +80,9 @@ class SpaceSettings(Settings):
         min_length=1,
     )
     """Operator name to its kind and settings, for every layer that `per_layer` does not name."""
+    block_size: Positive | None = None
+    """Layers in a block, in which all operators of a child have one `width`, a setting that every
+    candidate but identities then has; none: all have the hidden size."""
     per_layer: dict[int, tuple[str, ...]] = Field(default_factory=dict)
     """Layer number (from 0) to the names of its candidates, where it has not all of them."""
 
@@ -93,9 +97,16 @@ class SpaceSettings(Settings):
             for name, spec in self.candidates.items()
         }
         everything = tuple(operators)
-        return SearchSpace(
-            tuple(self.per_layer.get(layer, everything) for layer in range(self.layers)), operators
-        )
+        rows = tuple(self.per_layer.get(layer, everything) for layer in range(self.layers))
+        if self.block_size is None:
+            return SearchSpace(rows, operators)
+        return BlockSpace(rows, operators, self.block_size)
+
+    @property
+    def widest(self) -> int:
+        """The most numbers that a hidden state has per token."""
+        widths = [spec.get("width", 0) for spec in self.candidates.values()]
+        return max([self.hidden_size, *(width for width in widths if isinstance(width, int))])
 
     def _with_eps(self, spec: dict[str, Any]) -> dict[str, Any]:
         if self.layer_norm_eps == DEFAULT_EPS or spec["kind"] not in NORMALISED:
@@ -117,6 +128,11 @@ class SpaceSettings(Settings):
         for name, spec in self.candidates.items():
             if not isinstance(spec.get("kind"), str):
                 raise ValueError(f"candidate {name!r} needs a 'kind', but has {spec}")
+            if "width" in spec and self.block_size is None:
+                raise ValueError(
+                    f"candidate {name!r} has a width, so block_size must say how many layers "
+                    f"have one width together; 1: each has its own"
+                )
         return self
 
 

@@ -18,6 +18,13 @@ SEPARATOR = "-"
 _NAME = re.compile(r"[a-z][a-z0-9_]*\Z")
 
 Setting = int | float | str | bool
+Border = Callable[[int, int | None, int | None], float]
+"""The cost of a map before a block from one width to another; None: the network's own."""
+
+
+def no_border(block: int, before: int | None, width: int | None) -> float:
+    """Maps cost nothing, or there are none."""
+    return 0.0
 
 
 @dataclass(frozen=True, order=True)
@@ -192,13 +199,43 @@ class SearchSpace:
             architecture = architecture.replace(layer, rng.choice(others))
         return architecture
 
-    def cheapest(self, cost: Callable[[int, str], float]) -> Architecture:
-        """The architecture with the least sum of `cost(layer, operator name)`."""
+    @property
+    def block_size(self) -> int | None:
+        """Layers whose operators have one width on any path; None: all widths are the same."""
+        return None
+
+    def cheapest(
+        self, cost: Callable[[int, str], float], border: Border = no_border
+    ) -> Architecture:
+        """The architecture with the least sum of `cost(layer, operator name)`.
+
+        Args:
+            border: of maps between widths, which this kind of space has not.
+        """
         return Architecture(
             tuple(
                 min(names, key=lambda n: cost(layer, n)) for layer, names in enumerate(self.layers)
             )
         )
+
+    def covering(self, rng: random.Random) -> Iterator[Architecture]:
+        """Paths that together use every operator of every layer."""
+        orders = [rng.sample(names, len(names)) for names in self.layers]
+        for turn in range(max(map(len, orders))):
+            yield Architecture(tuple(order[turn % len(order)] for order in orders))
+
+    @property
+    def parameters(self) -> dict[str, tuple[str, ...]]:
+        """As independent choices, for searchers that know nothing of architectures."""
+        return {f"layer_{number:02d}": names for number, names in enumerate(self.layers)}
+
+    def from_parameters(self, values: Mapping[str, str]) -> Architecture:
+        """The architecture of a choice for each of `parameters`."""
+        return Architecture(tuple(values[name] for name in self.parameters))
+
+    def to_parameters(self, architecture: Architecture) -> dict[str, str]:
+        """The choices that give an architecture."""
+        return dict(zip(self.parameters, architecture.operators, strict=True))
 
     def restricted_to(self, architecture: Architecture) -> "SearchSpace":
         """The space that holds this architecture alone: a child model is its super-net."""
@@ -213,11 +250,14 @@ class SearchSpace:
             "operators": {name: spec.to_dict() for name, spec in self.operators.items()},
         }
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "SearchSpace":
-        """Read what `to_dict` gave."""
+    @staticmethod
+    def from_dict(values: Mapping[str, Any]) -> "SearchSpace":
+        """Read what `to_dict` gave, here or in `supernet.block_space`."""
         layers: Sequence[Sequence[str]] = values["layers"]
-        return cls(
-            tuple(tuple(names) for names in layers),
-            {name: OperatorSpec.from_dict(spec) for name, spec in values["operators"].items()},
-        )
+        operators = {n: OperatorSpec.from_dict(spec) for n, spec in values["operators"].items()}
+        rows = tuple(tuple(names) for names in layers)
+        if values.get("block_size") is None:
+            return SearchSpace(rows, operators)
+        from supernet.block_space import BlockSpace
+
+        return BlockSpace(rows, operators, values["block_size"])

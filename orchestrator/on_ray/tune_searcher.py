@@ -31,7 +31,8 @@ class TuneSearcherAdapter:
         objectives: Objectives,
     ) -> None:
         self._searcher = searcher
-        self._layers = [f"layer_{number:02d}" for number in range(len(space.layers))]
+        self._space = space
+        self._layers = list(space.parameters)
         names, modes = objectives.names, [mode for _, mode in objectives.modes]
         several = len(names) > 1
         self._metric: str | list[str] = searcher.metric or (names if several else names[0])
@@ -39,10 +40,7 @@ class TuneSearcherAdapter:
         self._trials: defaultdict[Architecture, list[str]] = defaultdict(list)
         self._asked = 0
         self._warned = False
-        config = {
-            layer: tune.choice(list(names))
-            for layer, names in zip(self._layers, space.layers, strict=True)
-        }
+        config = {name: tune.choice(list(choices)) for name, choices in space.parameters.items()}
         if not searcher.set_search_properties(self._metric, mode, config):
             logger.warning(
                 "%s did not take the search space (set_search_properties returned False): it must "
@@ -93,7 +91,7 @@ class TuneSearcherAdapter:
     def _tell_earlier(self, architecture: Architecture, metrics: Metrics | None) -> None:
         if metrics is None:
             return
-        parameters = dict(zip(self._layers, architecture.operators, strict=True))
+        parameters = self._space.to_parameters(architecture)
         try:
             self._searcher.add_evaluated_point(parameters, self._values(metrics))
         except (NotImplementedError, TypeError) as error:
@@ -125,4 +123,10 @@ class TuneSearcherAdapter:
                 f"a suggestion names an operator for each of {self._layers[0]} … "
                 f"{self._layers[-1]}, but {type(self._searcher).__name__} gave {config}"
             )
-        return Architecture(tuple(config[layer] for layer in self._layers))
+        try:
+            return self._space.from_parameters(config)
+        except KeyError as error:
+            raise InvalidInput(
+                f"a suggestion takes one of the space's choices for {self._layers[0]} …, but "
+                f"{type(self._searcher).__name__} gave {error}"
+            ) from None
