@@ -132,7 +132,13 @@ def _parser() -> argparse.ArgumentParser:
     onnx.add_argument("--out", metavar="FILE", help="default: model.onnx in the model's folder")
     onnx.add_argument(
         "--task",
-        choices=("masked_lm", "sequence_classification", "question_answering", "features"),
+        choices=(
+            "masked_lm",
+            "replaced_tokens",
+            "sequence_classification",
+            "question_answering",
+            "features",
+        ),
         help="default: what the model was saved as",
     )
     tuning = commands.add_parser(

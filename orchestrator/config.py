@@ -111,7 +111,7 @@ class RankSettings(Settings):
     """Bootstrap draws behind each interval."""
 
 
-class TeacherSettings(Settings):
+class FinetuneTeacherSettings(Settings):
     """Distillation in fine-tuning (arXiv 1503.02531)."""
 
     model: str
@@ -152,7 +152,7 @@ class FinetuneSettings(Settings):
     """RTE, MRPC and STS-B start from the model that was fine-tuned on MNLI in the same call."""
     keep_models: bool = True
     """Keep each task's fine-tuned model of median score."""
-    teacher: TeacherSettings | None = None
+    teacher: FinetuneTeacherSettings | None = None
     stride: Positive | None = None
     """Tokens that two windows of a long context share (SQuAD); none: a quarter of max_length."""
     n_best: Positive = 20

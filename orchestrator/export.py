@@ -18,7 +18,7 @@ from orchestrator.operator_source import custom_sources
 from supernet.configuration_magic_nas import MagicNasConfig
 from supernet.errors import InvalidInput
 from supernet.manifest import write_manifest
-from supernet.model import SuperNet
+from supernet.model import SuperNet, TextShape
 from supernet.modeling_magic_nas import MagicNasForMaskedLM, MagicNasForPreTraining
 from supernet.space import Architecture
 
@@ -71,7 +71,7 @@ def export_model(
     partial.mkdir(parents=True)
     try:
         exported.save_pretrained(partial)
-        _write_tokenizer(tokenizer_folder, partial, max_length=model.shape.max_length)
+        _write_tokenizer(tokenizer_folder, partial, model.shape)
         _write_code(partial, sources)
         (partial / "README.md").write_text(card, encoding="utf-8")
         write_manifest(partial)
@@ -131,9 +131,15 @@ def _configuration(model: SuperNet, architecture: Architecture) -> MagicNasConfi
     )
 
 
-def _write_tokenizer(source: Path, folder: Path, *, max_length: int) -> None:
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(source), trust_remote_code=False)
-    tokenizer.model_max_length = max_length
+def _write_tokenizer(source: Path, folder: Path, shape: TextShape) -> None:
+    """With token types for pairs of texts, as BERT's, where the model tells types apart."""
+    types = ["token_type_ids"] if shape.type_vocab_size > 1 else []
+    tokenizer: Any = AutoTokenizer.from_pretrained(
+        str(source),
+        trust_remote_code=False,
+        model_input_names=["input_ids", *types, "attention_mask"],
+    )
+    tokenizer.model_max_length = shape.max_length
     tokenizer.save_pretrained(str(folder))
 
 

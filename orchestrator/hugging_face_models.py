@@ -47,6 +47,12 @@ KINDS = {
         ours.MagicNasForMaskedLM,
         "ForMaskedLM",
     ),
+    "replaced_tokens": Kind(
+        transformers.AutoModelForPreTraining,
+        {transformers.ElectraConfig: transformers.ElectraForPreTraining},
+        ours.MagicNasForPreTraining,
+        "ForPreTraining",
+    ),
     "sequence_classification": Kind(
         transformers.AutoModelForSequenceClassification,
         transformers.MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,

@@ -27,6 +27,7 @@ TOLERANCE = 1e-4
 PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 OUTPUTS = {
     "masked_lm": ("logits",),
+    "replaced_tokens": ("logits",),
     "sequence_classification": ("logits",),
     "question_answering": ("start_logits", "end_logits"),
     "features": ("last_hidden_state",),

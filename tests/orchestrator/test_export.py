@@ -19,6 +19,7 @@ from orchestrator.export import (
     model_card,
     to_hugging_face,
 )
+from orchestrator.hugging_face_models import load_tokenizer
 from supernet.cost import count_params
 from supernet.data.vocabulary import make_tokenizer, save_tokenizer
 from supernet.errors import InvalidInput
@@ -257,6 +258,14 @@ def export_to(folder, tokenizer_folder, *, model=None, architecture=CHILD, card=
         folder=folder,
         card=card,
     )
+
+
+def test_pairs_of_texts_have_types_where_the_model_tells_them_apart(exports):
+    tokenizer = load_tokenizer(str(exports / "child"))
+    encoded = tokenizer("the array", "an array")
+    second = encoded["input_ids"].index(tokenizer.sep_token_id) + 1
+    types = encoded["token_type_ids"]
+    assert set(types[:second]) == {0} and set(types[second:]) == {1}
 
 
 def test_an_older_export_is_replaced_as_a_whole(tmp_path, tokenizer_folder):

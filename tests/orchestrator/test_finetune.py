@@ -15,7 +15,7 @@ from evaluators.downstream.finetuning import predict
 from evaluators.downstream.heads import SentenceHead, TaskData
 from evaluators.downstream.reading import read_task
 from evaluators.downstream.tasks import task_named
-from orchestrator.config import FinetuneSettings, TeacherSettings
+from orchestrator.config import FinetuneSettings, FinetuneTeacherSettings
 from orchestrator.finetuning.driver import ROWS, finetune
 from orchestrator.finetuning.sources import model_source
 from orchestrator.finetuning.summary import interval, summarise
@@ -194,7 +194,7 @@ def test_a_teacher_alone_makes_the_student_agree_with_it(
         update={
             "learning_rates": (1e-2,),
             "seeds": 1,
-            "teacher": TeacherSettings(model=str(teacher), weight=1.0),
+            "teacher": FinetuneTeacherSettings(model=str(teacher), weight=1.0),
         }
     )
     summary = finetune(

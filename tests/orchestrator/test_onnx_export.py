@@ -18,7 +18,11 @@ from orchestrator.onnx_export import export_onnx
 from supernet.configuration_magic_nas import MagicNasConfig
 from supernet.data.vocabulary import make_tokenizer, save_tokenizer
 from supernet.errors import ExportDiffers, InvalidInput
-from supernet.modeling_magic_nas import MagicNasForMaskedLM, MagicNasForSequenceClassification
+from supernet.modeling_magic_nas import (
+    MagicNasForMaskedLM,
+    MagicNasForPreTraining,
+    MagicNasForSequenceClassification,
+)
 from supernet.settings import DataSettings
 
 OPERATORS = {
@@ -200,3 +204,13 @@ def test_the_command_says_what_it_wrote(command, masked_lm, tmp_path):
     assert f"{tmp_path / 'm.onnx'}: features, input_ids, attention_mask" in done.out
     assert "to last_hidden_state, any batch, 2 to 12 tokens" in done.out
     assert Path(tmp_path / "m.onnx").stat().st_size > 0
+
+
+def test_a_discriminator_is_written_as_what_it_was_saved_as(tmp_path, tokenizer):
+    config = MagicNasConfig(layers=tuple(OPERATORS), operators=OPERATORS, embedding_size=8, **SIZES)
+    save_pretrained(with_other_weights(MagicNasForPreTraining(config)), tokenizer, tmp_path / "rtd")
+    written = export_onnx(str(tmp_path / "rtd"))
+    assert written.kind == "replaced_tokens"
+    assert 0 < written.max_difference <= 1e-4
+    (output,) = onnxruntime.InferenceSession(str(written.path)).get_outputs()
+    assert len(output.shape) == 2  # a logit per token
