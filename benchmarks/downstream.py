@@ -26,8 +26,8 @@ import pandas as pd
 from benchmarks.record import RESULTS, write_record
 from orchestrator import run
 from orchestrator.config import Config, FinetuneSettings, parse
-from orchestrator.finetuning.driver import ROWS, finetune
-from orchestrator.finetuning.summary import interval
+from orchestrator.finetuning.driver import finetune
+from orchestrator.finetuning.summary import ROWS, interval
 from orchestrator.runinfo import read_info
 from orchestrator.runs import Run
 from orchestrator.stages import LEARNT_NATS

@@ -158,7 +158,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="of the tasks' original files; default: the hub",
     )
-    tuning.add_argument("--out", required=True, metavar="DIR", help="for figures and models")
+    tuning.add_argument(
+        "--out", metavar="DIR", help="for figures and models; default: the run's folder"
+    )
     tuning.add_argument("--config", metavar="FILE", help="YAML whose section 'finetune' counts")
     _add_overrides(tuning, "finetune.seeds=3")
     _add_where(tuning)
@@ -314,20 +316,23 @@ def _onnx(options: argparse.Namespace) -> None:
 def _finetune(options: argparse.Namespace) -> None:
     from orchestrator.config import load
     from orchestrator.finetuning.driver import finetune
-    from orchestrator.finetuning.summary import SUMMARY, format_summary
+    from orchestrator.finetuning.sources import run_named
+    from orchestrator.finetuning.summary import SUMMARY
+    from orchestrator.finetuning.table import format_summary
     from orchestrator.store import RunStore
 
+    out = run_named(options.model) if options.out is None else options.out
     summary = finetune(
         options.model,
         options.tasks,
         data=options.data,
-        out=options.out,
+        out=out,
         settings=load(options.config, options.overrides).finetune,
         address=options.address,
         local=options.local,
     )
     print(format_summary(summary))
-    print(f"\n{RunStore(options.out).uri_of(SUMMARY)}")
+    print(f"\n{RunStore(out).uri_of(SUMMARY)}")
 
 
 def _plan(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from transformers import AutoTokenizer
 
 import supernet
+from orchestrator.finetuning.table import Line
 from orchestrator.leaderboard import human
 from orchestrator.operator_source import custom_sources
 from supernet.configuration_magic_nas import MagicNasConfig
@@ -28,6 +29,7 @@ COPIED = (
     "operators.py",
     "text.py",
 )
+CARD = "README.md"
 AUTO_MAP = {
     "AutoConfig": "configuration_magic_nas.MagicNasConfig",
     "AutoModel": "modeling_magic_nas.MagicNasModel",
@@ -73,9 +75,9 @@ def export_model(
         exported.save_pretrained(partial)
         _write_tokenizer(tokenizer_folder, partial, model.shape)
         _write_code(partial, sources)
-        (partial / "README.md").write_text(card, encoding="utf-8")
+        (partial / CARD).write_text(card, encoding="utf-8")
         write_manifest(partial)
-        _replace(folder, partial)
+        replace_folder(folder, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -160,7 +162,8 @@ def _check_replaceable(folder: Path) -> None:
         )
 
 
-def _replace(folder: Path, partial: Path) -> None:
+def replace_folder(folder: Path, partial: Path) -> None:
+    """Put a folder that is whole in the place of one of that name beside it, if there is one."""
     replaced = folder.with_name(f".{folder.name}.replaced")
     shutil.rmtree(replaced, ignore_errors=True)
     if folder.exists():
@@ -187,6 +190,7 @@ class ModelCard:
     data: str
     generator_loss_nats: float | None = None
     baseline_generator_loss_nats: float | None = None
+    finetuned: tuple[Line, ...] = ()
 
 
 def model_card(card: ModelCard) -> str:

@@ -40,10 +40,11 @@ def folder_here(store: RunStore, name: str) -> Path:
 
 
 @contextmanager
-def folder_to_fill(store: RunStore, name: str) -> Iterator[Path]:
+def folder_to_fill(store: RunStore, name: str, *, cached: bool = True) -> Iterator[Path]:
     """A path to make the run's folder of that name at, whole and with a manifest.
 
-    On an object store, what was made there is uploaded and kept in this node's cache.
+    On an object store, what was made there is uploaded and, if `cached`, kept in this node's
+    cache. Processes of a node may fill folders of different names at once.
 
     Raises:
         StorageFailed: if it cannot be uploaded; there is no folder of that name then.
@@ -51,21 +52,21 @@ def folder_to_fill(store: RunStore, name: str) -> Iterator[Path]:
     if store.on_disk:
         yield store.local_path(name)
         return
-    work = _cache() / f"work-{hashlib.sha256(store.uri.encode()).hexdigest()}"
+    work = _cache() / f"work-{hashlib.sha256(f'{store.uri} {name}'.encode()).hexdigest()}"
     shutil.rmtree(work, ignore_errors=True)
-    work.mkdir()
     try:
         folder = work / name
+        folder.parent.mkdir(parents=True)
         yield folder
         store.delete(name)
         manifest = (folder / MANIFEST).read_bytes()
         for file in read_manifest(manifest, of=str(folder)):
             store.upload(folder / file, f"{name}/{file}")
         store.write_bytes(f"{name}/{MANIFEST}", manifest)
-        cached = _cache() / hashlib.sha256(manifest).hexdigest()
-        with _locked(cached):
-            if not cached.exists():
-                os.replace(folder, cached)
+        copy = _cache() / hashlib.sha256(manifest).hexdigest()
+        with _locked(copy):
+            if cached and not copy.exists():
+                os.replace(folder, copy)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 

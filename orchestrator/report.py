@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from orchestrator import plots, ranking_plots, ranking_summary, search_plots
+from orchestrator.finetuning import table
 from orchestrator.interference_plots import draw_interference
 from orchestrator.interference_summary import format_estimate, headline
 from orchestrator.leaderboard import (
@@ -151,6 +152,9 @@ def render(record: RunRecord, drawn: Mapping[str, bytes]) -> str:
         best=best["architecture"] if best else _first(board),
         baseline=(record.model("baseline") or {}).get("architecture"),
         layers=describe_layers(record),
+        finetuned=table.lines(record.finetuned),
+        finetuned_tasks=table.tasks(record.finetuned),
+        finetuned_models=table.overview(record.finetuned),
         ranking_facts=ranking_summary.describe(record.ranking) if record.ranking else "",
         ranking_table=ranking_summary.table(record.ranking) if record.ranking else [],
         versions_of_supernet=sorted(board["supernet_version"].dropna().unique()),

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.config import Config, parse, read_yaml
+from orchestrator.finetuning.summary import read_rows, summarise
 from orchestrator.leaderboard import build_leaderboard
 from orchestrator.limits import Limits
 from orchestrator.objectives import DEFAULT_OBJECTIVES, Objectives
@@ -51,6 +52,7 @@ class RunRecord:
     ranking: Mapping[str, Any]
     ranked: pd.DataFrame
     latency: Mapping[str, Any]
+    finetuned: Mapping[str, Any]
 
     @property
     def objectives(self) -> Objectives:
@@ -131,6 +133,7 @@ def read_run(store: RunStore) -> RunRecord:
         ranking=_json(store, "ranking.json"),
         ranked=_frame(store, "ranking.parquet"),
         latency=_json(store, "latency.json"),
+        finetuned=summarise(read_rows(store)),
     )
 
 

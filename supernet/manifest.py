@@ -22,6 +22,14 @@ def write_manifest(folder: Path) -> None:
     (folder / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
 
 
+def rewrite_file(folder: Path, name: str, text: str) -> None:
+    """Write a file of a folder anew, and its line in the manifest; other lines stay as they are."""
+    (folder / name).write_text(text, encoding="utf-8")
+    digests = read_manifest((folder / MANIFEST).read_bytes(), of=str(folder))
+    digests[name] = _sha256(folder / name)
+    (folder / MANIFEST).write_text(json.dumps({"sha256": digests}, indent=2) + "\n")
+
+
 def read_manifest(data: bytes, *, of: str) -> dict[str, str]:
     """Relative path to sha256, of all files of the folder that a message calls `of`.
 

@@ -64,7 +64,7 @@ class Outcome:
     headline: float
     """What GLUE averages, from 0 to 1 (or -1 to 1 for correlations)."""
     predictions: dict[str, Any] = field(default_factory=dict)
-    """Of the test splits, by split."""
+    """What to keep beside the model, by file name without ".json"; empty unless asked for."""
     train_loss: float = 0.0
     steps: int = 0
     truncated: int = 0
@@ -78,6 +78,7 @@ def finetune(
     recipe: Recipe,
     *,
     teacher_logits: Sequence[Sequence[float]] | None = None,
+    with_predictions: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Outcome:
     """Train the model in place and score it on the task's dev split.
@@ -86,10 +87,11 @@ def finetune(
         head: the task's data, encoded for this model.
         teacher_logits: of the teacher, one row per training example, for distillation (Hinton et
             al., arXiv 1503.02531); the loss is (1 - w) · task + w · T² · KL(teacher ‖ student).
+        with_predictions: also predict the test splits (GLUE), or keep the n best answers (SQuAD).
         on_progress: is told steps done and in all.
 
     Raises:
-        TrainingDiverged: if the model's outputs are no longer finite.
+        TrainingDiverged: if the loss or the model's outputs are no longer finite.
     """
     began = time.monotonic()
     set_seed(recipe.seed)
@@ -97,24 +99,33 @@ def finetune(
     if teacher_logits is not None:
         for feature, logits in zip(features, teacher_logits, strict=True):
             feature["teacher_logits"] = list(logits)
+    collate = _Collator(head.tokenizer, pad_to_multiple_of=_multiple(model))
     with tempfile.TemporaryDirectory() as folder:
         trainer = _Distilling(
             recipe=recipe,
             model=model,
             args=_arguments(recipe, folder, len(features)),
             train_dataset=features,
-            data_collator=_Collator(head.tokenizer, pad_to_multiple_of=8),
+            data_collator=collate,
             callbacks=[_Told(on_progress)] if on_progress else [],
         )
         trainer.remove_callback(PrinterCallback)
         result = trainer.train()
-    scores = head.scores(predict(model, head.dev_features, head.tokenizer))
+    if not math.isfinite(result.training_loss):
+        raise TrainingDiverged(
+            f"the loss of a fine-tuning must be finite, but is {result.training_loss} on average: "
+            f"lower finetune.learning_rates, or use precision fp32"
+        )
+    outputs = predict(model, head.dev_features, head.tokenizer)
+    scores = head.scores(outputs)
     return Outcome(
         scores=scores,
         headline=head.headline(scores),
-        predictions=head.test_predictions(
-            lambda features: predict(model, features, head.tokenizer)
-        ),
+        predictions=head.predictions(
+            outputs, lambda features: predict(model, features, head.tokenizer)
+        )
+        if with_predictions
+        else {},
         train_loss=float(result.training_loss),
         steps=int(trainer.state.global_step),
         truncated=head.truncated,
@@ -130,7 +141,7 @@ def predict(
     Raises:
         TrainingDiverged: if any is not finite.
     """
-    collate = _Collator(tokenizer, pad_to_multiple_of=8)
+    collate = _Collator(tokenizer, pad_to_multiple_of=_multiple(model))
     device = next(model.parameters()).device
     order = sorted(range(len(features)), key=lambda i: len(features[i]["input_ids"]))
     outputs: dict[int, torch.Tensor] = {}
@@ -253,10 +264,8 @@ class _Told(TrainerCallback):  # type: ignore[misc]
             self._on_progress(state.global_step, state.max_steps)
 
 
-def check_length(
-    max_length: int, tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel
-) -> int:
-    """The sequence length of a fine-tuning, checked against the positions that the model knows.
+def check_length(max_length: int, model: PreTrainedModel) -> None:
+    """Compare the sequence length of a fine-tuning with the positions that the model knows.
 
     Raises:
         InvalidInput: if the model has fewer.
@@ -268,14 +277,25 @@ def check_length(
             f"knows, but got {max_length}: lower it, or pre-train with a longer "
             f"data.sequence_length"
         )
-    return max_length
 
 
 def positions_of(model: PreTrainedModel) -> int | None:
     """The longest input that the model takes; None where its configuration does not say."""
     positions: int | None = getattr(model.config, "max_position_embeddings", None)
-    if positions is None:
+    if positions is None or positions < 1:  # -1: XLNet's way of saying any
         return None
-    # RoBERTa and its kin number their positions from behind the padding's id.
-    offset = {"roberta", "xlm-roberta", "camembert", "roberta-prelayernorm"}
-    return positions - 2 if model.config.model_type in offset else positions
+    return positions - _first_position(model)
+
+
+def _first_position(model: PreTrainedModel) -> int:
+    """RoBERTa and its kin number their positions from behind the padding's id, others from 0."""
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, torch.nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
+def _multiple(model: PreTrainedModel) -> int | None:
+    """Batches are padded to a multiple of 8, for speed, unless that goes beyond the positions."""
+    positions = positions_of(model)
+    return 8 if positions is None or positions % 8 == 0 else None

@@ -56,8 +56,13 @@ class TaskHead(Protocol):
         """The figure that stands for the task."""
         ...
 
-    def test_predictions(self, predict: Predict) -> dict[str, Any]:
-        """Predictions of the splits whose labels are not public, by split."""
+    def predictions(self, outputs: list[torch.Tensor], predict: Predict) -> dict[str, Any]:
+        """What to keep beside the model, by file name without ".json".
+
+        Args:
+            outputs: the model's, on `dev_features`.
+            predict: gives its outputs on other features.
+        """
         ...
 
 
@@ -100,11 +105,13 @@ class SentenceHead:
         """As GLUE averages a task's metrics; that of the matched part for MNLI."""
         return headline(self._data.task, dict(scores))
 
-    def test_predictions(self, predict: Predict) -> dict[str, Any]:
-        """Labels, as numbers, by split."""
+    def predictions(self, outputs: list[torch.Tensor], predict: Predict) -> dict[str, Any]:
+        """Labels of the test splits, as numbers, by split, as "test_predictions"."""
         return {
-            name: self._predictions(predict(self._encode(examples, labels=False)))
-            for name, examples in self._data.test.items()
+            "test_predictions": {
+                name: self._predictions(predict(self._encode(examples, labels=False)))
+                for name, examples in self._data.test.items()
+            }
         }
 
     def _predictions(self, outputs: list[torch.Tensor]) -> list[float]:
@@ -140,29 +147,3 @@ class SentenceHead:
                 assert label is not None
                 feature["labels"] = float(label) if regression else int(label)
         return features
-
-
-def head_for(
-    data: TaskData,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    max_length: int,
-    stride: int,
-    n_best: int,
-    max_answer_tokens: int,
-    no_answer_threshold: float | None,
-) -> TaskHead:
-    """The head of the task's kind over the task's data."""
-    if data.task.kind == "spans":
-        from evaluators.downstream.span_head import SpanHead
-
-        return SpanHead(
-            data,
-            tokenizer,
-            max_length=max_length,
-            stride=stride,
-            n_best=n_best,
-            max_answer_tokens=max_answer_tokens,
-            no_answer_threshold=no_answer_threshold,
-        )
-    return SentenceHead(data, tokenizer, max_length=max_length)

@@ -8,9 +8,17 @@ from transformers import PreTrainedTokenizerBase
 
 from evaluators.downstream.heads import Features, Predict, TaskData
 from evaluators.downstream.metrics import headline
-from evaluators.downstream.squad_decoding import answers, best_threshold, decode
+from evaluators.downstream.squad_decoding import (
+    Candidate,
+    Prediction,
+    answers,
+    best_threshold,
+    decode,
+)
 from evaluators.downstream.squad_metric import score_squad
 from evaluators.downstream.squad_windows import Window, make_windows
+
+_MOST = 1e30
 
 
 class SpanHead:
@@ -54,32 +62,68 @@ class SpanHead:
         Args:
             outputs: per window, start and end logits (T, 2).
         """
-        questions, logits = self._data.dev["dev"], [output.numpy() for output in outputs]
-        with_null = self._data.task.name == "squad2"
-        predictions = decode(
-            questions,
-            self._dev_windows,
-            [logits_T2[:, 0] for logits_T2 in logits],
-            [logits_T2[:, 1] for logits_T2 in logits],
-            n_best=self._n_best,
-            max_answer_tokens=self._max_answer_tokens,
-            with_null=with_null,
-        )
-        if not with_null:
-            return score_squad(self._data.task, questions, answers(predictions))
-        odds = self._threshold
-        if odds is None:
-            odds = best_threshold(questions, predictions).null_odds
-        found = score_squad(self._data.task, questions, answers(predictions, null_odds=odds))
-        return {**found, "null_odds": odds}
+        found = self._decode(outputs)
+        odds = self._odds(found)
+        scores = score_squad(self._data.task, self._data.dev["dev"], answers(found, null_odds=odds))
+        return scores if odds is None else {**scores, "null_odds": odds}
 
     def headline(self, scores: Mapping[str, float]) -> float:
         """F1."""
         return headline(self._data.task, dict(scores))
 
-    def test_predictions(self, predict: Predict) -> dict[str, Any]:
-        """SQuAD's test split is not public."""
-        return {}
+    def predictions(self, outputs: list[torch.Tensor], predict: Predict) -> dict[str, Any]:
+        """Of the dev split, for the test split is not public, as the official scripts read them.
+
+        "predictions": text by question id; "nbest_predictions": texts, probabilities and logits,
+        best first, by id; and for SQuAD 2.0 "null_odds" by id.
+        """
+        found = self._decode(outputs)
+        odds = self._odds(found)
+        files: dict[str, Any] = {
+            "predictions": answers(found, null_odds=odds),
+            "nbest_predictions": {
+                said.id: [_written(candidate) for candidate in said.n_best] for said in found
+            },
+        }
+        if odds is not None:
+            files["null_odds"] = {said.id: _finite(said.null_odds) for said in found}
+        return files
+
+    def _decode(self, outputs: list[torch.Tensor]) -> list[Prediction]:
+        logits = [output.numpy() for output in outputs]
+        return decode(
+            self._data.dev["dev"],
+            self._dev_windows,
+            [logits_T2[:, 0] for logits_T2 in logits],
+            [logits_T2[:, 1] for logits_T2 in logits],
+            n_best=self._n_best,
+            max_answer_tokens=self._max_answer_tokens,
+            with_null=self._with_null,
+        )
+
+    def _odds(self, found: Sequence[Prediction]) -> float | None:
+        """The threshold above which there is no answer; None where there always is one."""
+        if not self._with_null or self._threshold is not None:
+            return self._threshold if self._with_null else None
+        return _finite(best_threshold(self._data.dev["dev"], found).null_odds)
+
+    @property
+    def _with_null(self) -> bool:
+        return self._data.task.name == "squad2"
+
+
+def _written(candidate: Candidate) -> dict[str, Any]:
+    return {
+        "text": candidate.text,
+        "probability": candidate.probability,
+        "start_logit": candidate.start_logit,
+        "end_logit": candidate.end_logit,
+    }
+
+
+def _finite(odds: float) -> float:
+    """JSON has no infinity, which stands for a context of which the tokenizer makes nothing."""
+    return min(max(odds, -_MOST), _MOST)
 
 
 def _feature(window: Window, *, labels: bool) -> dict[str, Any]:

@@ -16,17 +16,25 @@ from supernet.errors import InvalidInput
 
 Floats = npt.NDArray[np.floating]
 Span = tuple[int, int]
+Logits = tuple[float, float]
+"""Of start and end."""
 Scorer = Callable[[str, str, Question], float]
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """An answer, or "" for none: its first character, score and probability among the n best."""
+    """An answer, or "" for none: its first character, logits and probability among the n best."""
 
     text: str
     start: int
-    logit: float
+    start_logit: float
+    end_logit: float
     probability: float
+
+    @property
+    def logit(self) -> float:
+        """Its score: the sum of the two."""
+        return self.start_logit + self.end_logit
 
 
 @dataclass(frozen=True)
@@ -95,16 +103,16 @@ def decode(
             f"every window needs start and end logits, but got {len(windows)} windows, "
             f"{len(start_logits)} start and {len(end_logits)} end logits"
         )
-    spans: list[dict[Span, float]] = [{} for _ in questions]
-    nulls = [float("inf")] * len(questions)
+    spans: list[dict[Span, Logits]] = [{} for _ in questions]
+    nulls = [(float("inf"), 0.0)] * len(questions)
     for number, window in enumerate(windows):
         start_T = _checked(start_logits[number], window, number)
         end_T = _checked(end_logits[number], window, number)
         found = spans[window.question]
-        for span, logit in _best_spans(window, start_T, end_T, n_best, max_answer_tokens):
-            found[span] = max(logit, found.get(span, logit))
-        null = float(start_T[window.cls] + end_T[window.cls])
-        nulls[window.question] = min(nulls[window.question], null)
+        for span, logits in _best_spans(window, start_T, end_T, n_best, max_answer_tokens):
+            found[span] = max(logits, found.get(span, logits), key=sum)
+        null = float(start_T[window.cls]), float(end_T[window.cls])
+        nulls[window.question] = min(nulls[window.question], null, key=sum)
     return [
         _prediction(question, found, null, n_best, with_null=with_null)
         for question, found, null in zip(questions, spans, nulls, strict=True)
@@ -180,7 +188,7 @@ def _checked(logits: Floats, window: Window, number: int) -> Floats:
 
 def _best_spans(
     window: Window, start_T: Floats, end_T: Floats, n_best: int, max_answer_tokens: int
-) -> list[tuple[Span, float]]:
+) -> list[tuple[Span, Logits]]:
     (context_C,) = np.nonzero(window.offsets[:, 0] >= 0)
     if not len(context_C):
         return []
@@ -197,27 +205,28 @@ def _best_spans(
         if flat[place] > -np.inf:
             start = int(window.offsets[context_C[first], 0])
             end = int(window.offsets[context_C[first + more], 1])
-            spans.append(((start, end), float(flat[place])))
+            logits = float(starts_C[first]), float(ends_C[first + more])
+            spans.append(((start, end), logits))
     return spans
 
 
 def _prediction(
-    question: Question, found: Mapping[Span, float], null: float, n_best: int, *, with_null: bool
+    question: Question, found: Mapping[Span, Logits], null: Logits, n_best: int, *, with_null: bool
 ) -> Prediction:
-    if null == float("inf"):
+    if null[0] == float("inf"):
         raise InvalidInput(f"every question needs a window, but {question.id!r} has none")
     if not found:
-        return Prediction(question.id, "", (Candidate("", -1, null, 1.0),), float("inf"))
-    best = sorted(found.items(), key=lambda item: (-item[1], item[0]))[:n_best]
-    rows = [(question.context[start:end], start, logit) for (start, end), logit in best]
-    odds = null - rows[0][2]
+        return Prediction(question.id, "", (Candidate("", -1, *null, 1.0),), float("inf"))
+    best = sorted(found.items(), key=lambda item: (-sum(item[1]), item[0]))[:n_best]
+    rows = [(question.context[start:end], start, logits) for (start, end), logits in best]
+    odds = sum(null) - sum(rows[0][2])
     text = rows[0][0]
     if with_null:
-        rows = sorted([*rows, ("", -1, null)], key=lambda row: -row[2])
-    logits = np.array([logit for *_, logit in rows])
+        rows = sorted([*rows, ("", -1, null)], key=lambda row: -sum(row[2]))
+    logits = np.array([sum(pair) for *_, pair in rows])
     weights = np.exp(logits - logits.max())
     candidates = tuple(
-        Candidate(*row, float(share))
-        for row, share in zip(rows, weights / weights.sum(), strict=True)
+        Candidate(said, start, *pair, float(share))
+        for (said, start, pair), share in zip(rows, weights / weights.sum(), strict=True)
     )
     return Prediction(question.id, text, candidates, odds)

@@ -63,18 +63,9 @@ def make_windows(
         InvalidInput: if the tokenizer is not a fast one, or the question and the stride leave no
             room for the context.
     """
-    if not getattr(tokenizer, "is_fast", False):
-        raise InvalidInput(
-            "answers need a fast tokenizer, but this one does not know its tokens' characters; "
-            "load it with AutoTokenizer"
-        )
-    special = tokenizer.num_special_tokens_to_add(pair=True)
-    room = max_length - max_question_tokens - special
-    if min(max_question_tokens, stride + 1) < 1 or room <= stride:
-        raise InvalidInput(
-            "max_length - max_question_tokens - special tokens > stride >= 0 must hold, but got "
-            f"{max_length} - {max_question_tokens} - {special} and {stride=}; give longer windows"
-        )
+    check_windows(
+        tokenizer, max_length=max_length, stride=stride, max_question_tokens=max_question_tokens
+    )
     windows: list[Window] = []
     for first in range(0, len(questions), _CHUNK):
         chunk = questions[first : first + _CHUNK]
@@ -91,6 +82,28 @@ def make_windows(
         )
         windows.extend(_windows(encoded, chunk, first, tokenizer.cls_token_id))
     return windows
+
+
+def check_windows(
+    tokenizer: Any, *, max_length: int, stride: int, max_question_tokens: int = 64
+) -> None:
+    """Refuse what `make_windows` cannot do, before there are questions.
+
+    Raises:
+        InvalidInput: as there.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise InvalidInput(
+            "answers need a fast tokenizer, but this one does not know its tokens' characters; "
+            "load it with AutoTokenizer"
+        )
+    special = tokenizer.num_special_tokens_to_add(pair=True)
+    room = max_length - max_question_tokens - special
+    if min(max_question_tokens, stride + 1) < 1 or room <= stride:
+        raise InvalidInput(
+            "max_length - max_question_tokens - special tokens > stride >= 0 must hold, but got "
+            f"{max_length} - {max_question_tokens} - {special} and {stride=}; give longer windows"
+        )
 
 
 def _cut(texts: list[str], tokenizer: Any, most: int) -> list[str]:

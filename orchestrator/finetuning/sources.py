@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from orchestrator.export import export_model
+from orchestrator.finetuning.digest import BESIDE, digest_of
 from orchestrator.finetuning.trial import ModelSource
 from orchestrator.leaderboard import load_leaderboard
 from orchestrator.node_copy import folder_here, folder_to_fill
@@ -41,6 +42,10 @@ def model_source(store: RunStore, model: str) -> ModelSource:
     run, at, child = model.rpartition("@")
     if at and _is_run(run):
         return _child(store, Run.open(run), child, name=model)
+    if at and ("://" in run or Path(run).is_dir()):
+        raise InvalidInput(
+            f"RUN@NAME names a model of a run, but {run} holds no {CONFIG}, as a run's folder does"
+        )
     if _is_run(model):
         there = RunStore(model)
         if not there.exists(f"export/{MANIFEST}"):
@@ -59,6 +64,21 @@ def model_source(store: RunStore, model: str) -> ModelSource:
         )
     digest = hashlib.sha256(model.encode()).hexdigest()[:16]
     return ModelSource(model, model, stored=False, digest=digest)
+
+
+def run_named(model: str) -> str:
+    """The folder of the run that `MODEL` names, alone or before an "@".
+
+    Raises:
+        InvalidInput: if it names something else.
+    """
+    for place in (model, model.rpartition("@")[0]):
+        if _is_run(place):
+            return place
+    raise InvalidInput(
+        f"without --out a fine-tuning goes into the folder of the run that MODEL names, but "
+        f"{model} is no run's: say where with --out"
+    )
 
 
 def _is_run(place: str) -> bool:
@@ -82,23 +102,11 @@ def _folder(store: RunStore, folder: Path, *, name: str) -> ModelSource:
         with folder_to_fill(store, place) as copy:
             partial = copy.with_name(f".{copy.name}.partial")
             shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(MANIFEST))
+            shutil.copytree(folder, partial, ignore=shutil.ignore_patterns(MANIFEST, *BESIDE))
             write_manifest(partial)
             shutil.rmtree(copy, ignore_errors=True)
             partial.rename(copy)
     return ModelSource(name, place, stored=True, digest=digest)
-
-
-def digest_of(folder: Path) -> str:
-    """Of what a model's folder holds, but for what is written about it."""
-    found = hashlib.sha256()
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        if file.name in (MANIFEST, "README.md"):
-            continue
-        found.update(file.relative_to(folder).as_posix().encode())
-        with file.open("rb") as content:
-            found.update(hashlib.file_digest(content, "sha256").digest())
-    return found.hexdigest()[:16]
 
 
 def _child(store: RunStore, run: Run, child: str, *, name: str) -> ModelSource:
@@ -137,7 +145,7 @@ def _weights(run: Run, child: str) -> tuple[Architecture, Mapping[str, torch.Ten
 
 
 def _of_leaderboard(run: Run, child: str) -> Architecture:
-    if not child.isdigit():
+    if not child.isdecimal():
         try:
             return run.space.check(Architecture.parse(child))
         except InvalidInput as error:

@@ -1,6 +1,5 @@
 """GLUE's submission files, from the predictions that lie beside the kept fine-tuned models."""
 
-import json
 import tempfile
 from collections.abc import Mapping
 
@@ -15,12 +14,16 @@ FOLDER = "glue_test"
 def write_submissions(
     store: RunStore, chosen: Mapping[str, Job], tasks: Mapping[str, Task]
 ) -> None:
-    """Write the files of every task whose test split was there and whose model was kept."""
+    """Write the files of every task whose test split was there and whose model was kept.
+
+    Those of one model lie together, in `glue_test/<digest of the model>`.
+    """
     for name, job in chosen.items():
-        if tasks[name].kind == "spans" or not store.exists(f"{job.folder}/test_predictions.json"):
+        file = f"{job.folder}/test_predictions.json"
+        if not tasks[name].submissions or not store.exists(file):
             continue
-        predictions = json.loads(store.read_bytes(f"{job.folder}/test_predictions.json"))
+        model = job.model.digest if job.pretrained else f"{job.model.digest}-random"
         with tempfile.TemporaryDirectory() as folder:
-            for split, values in predictions.items():
-                file = write_submission(tasks[name], folder, values, split=split)
-                store.write_bytes(f"{FOLDER}/{file.name}", file.read_bytes())
+            for split, values in store.read_json(file).items():
+                written = write_submission(tasks[name], folder, values, split=split)
+                store.write_bytes(f"{FOLDER}/{model}/{written.name}", written.read_bytes())

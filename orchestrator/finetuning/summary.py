@@ -1,4 +1,4 @@
-"""What fine-tuning rows come to: a table of tasks with medians and intervals, by model."""
+"""What fine-tuning rows come to: figures of every model and task, with medians and intervals."""
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,23 +7,56 @@ from typing import Any
 
 from scipy.stats import t
 
+from orchestrator.store import RunStore
+from supernet.errors import InvalidInput
+
 SUMMARY = "finetune.json"
-_RECIPE = ("model_digest", "task", "pretrained", "start", "teacher", "max_length", "max_steps")
+ROWS = "finetune"
+"""Kind of the rows."""
+_WHAT = ("model_digest", "task", "data", "pretrained", "start", "teacher", "pooling")
+_SPANS = ("stride", "n_best", "max_answer_tokens", "no_answer_threshold")
+_RECIPE = (
+    *("max_length", "max_steps", "batch_size", "warmup_fraction", "weight_decay", "clip_norm"),
+    *("precision", "distil_weight", "distil_temperature"),
+)
 _GRID = ("learning_rate", "epochs")
-_POOLING = "cls"
+_DEFAULTS = {"pooling": "cls"}
 """Of rows from before there was a choice."""
 
 
+def read_rows(store: RunStore) -> list[dict[str, Any]]:
+    """The rows of all fine-tunings, each once: a trial that died after its row may come again.
+
+    Raises:
+        InvalidInput: if a part of them is damaged.
+    """
+    rows = store.rows(ROWS)
+    for row in rows:
+        known = {"name", "model", "model_digest", "task", "pretrained", "seed", "error", *_GRID}
+        if row.get("error", "") is None:
+            known |= {"headline", "scores"}
+        if missing := sorted(known - set(row)):
+            raise InvalidInput(
+                f"rows/{ROWS}-*.jsonl in {store.uri} must hold the rows of fine-tunings, but one "
+                f"has no {', '.join(missing)}: put a whole copy there, or move it out of the folder"
+            )
+    return list({row["name"]: row for row in rows}.values())
+
+
 def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Per model and task: the recipe with most seeds (the chosen one) and its figures.
+    """Per model and task: the learning rate and epochs with most seeds (the chosen ones).
 
     `interval` is the 95 % t-interval of the mean over seeds.
     """
     groups: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
     for row in rows:
-        what = (*(row[key] for key in _RECIPE), row.get("pooling", _POOLING))
+        what = tuple(_value(row, key) for key in (*_WHAT, *_RECIPE, *_SPANS))
         groups.setdefault(what, {}).setdefault(tuple(row[key] for key in _GRID), []).append(row)
     return {"results": [_figures(list(grid.values())) for grid in groups.values()]}
+
+
+def _value(row: Mapping[str, Any], key: str) -> Any:
+    return row.get(key, _DEFAULTS.get(key))
 
 
 def _figures(grid: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
@@ -35,9 +68,10 @@ def _figures(grid: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     ended = [row for row in rows if row["error"] is None]
     values = [row["headline"] for row in ended]
     first = rows[0]
+    spans = _SPANS if "stride" in first else ()
+    keys = ("model", *_WHAT, *_RECIPE, *spans, *_GRID, "num_params")
     return {
-        **{key: first[key] for key in ("model", *_RECIPE, *_GRID, "num_params")},
-        "pooling": first.get("pooling", _POOLING),
+        **{key: _value(first, key) for key in keys},
         "tried": len(grid),
         "seeds": len(rows),
         "diverged": len(rows) - len(ended),
@@ -57,27 +91,3 @@ def interval(values: Sequence[float]) -> list[float] | None:
         return None
     half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return [mean(values) - half, mean(values) + half]
-
-
-def format_summary(summary: Mapping[str, Any]) -> str:
-    """The table that the command prints; scores x 100, as the papers give them."""
-    lines = [f"{'model':<28} {'task':<7} {'median':>7} {'mean ± 95 %':>15} {'seeds':>6}  metrics"]
-    for found in summary["results"]:
-        name = found["model"] if found["pretrained"] else f"{found['model']} (random weights)"
-        name += "" if found["pooling"] == "cls" else f" ({found['pooling']})"
-        if found["headline"] is None:
-            lines.append(f"{name:<28} {found['task']:<7} diverged with every seed")
-            continue
-        half = (found["interval"][1] - found["mean"]) * 100 if found["interval"] else None
-        spread = f"{found['mean'] * 100:.1f}" + (f" ± {half:.1f}" if half is not None else "")
-        metrics = ", ".join(
-            f"{name} {value * 100:.1f}"
-            for name, value in found["scores"].items()
-            if name != "null_odds"
-        )
-        lines.append(
-            f"{name:<28} {found['task']:<7} {found['headline'] * 100:7.1f} {spread:>15} "
-            f"{found['seeds']:>6}  {metrics} (lr {found['learning_rate']:g}, "
-            f"{found['epochs']:g} epochs)"
-        )
-    return "\n".join(lines)

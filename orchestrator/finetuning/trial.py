@@ -6,11 +6,9 @@ Called by Ray's trials and by the in-process twin alike; knows no Ray.
 import hashlib
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,13 +16,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, set_seed
 from transformers.utils import logging
 
 from evaluators.downstream.finetuning import Recipe, check_length, finetune
-from evaluators.downstream.heads import TaskData, TaskHead, head_for
+from evaluators.downstream.heads import SentenceHead, TaskData, TaskHead
+from evaluators.downstream.span_head import SpanHead
 from evaluators.downstream.tasks import Task
-from orchestrator.config import FinetuneSettings
+from orchestrator.finetuning.card import finetuned_card
 from orchestrator.hugging_face_models import is_own, load_pretrained, save_pretrained
 from orchestrator.node_copy import folder_here, folder_to_fill
 from orchestrator.store import RunStore
-from supernet.errors import InvalidInput, TrainingDiverged
+from supernet.errors import InvalidInput, StorageFailed, TrainingDiverged
 from supernet.manifest import write_manifest
 
 KEPT = "finetuned"
@@ -49,6 +48,16 @@ class ModelSource:
 
 
 @dataclass(frozen=True)
+class SpanSettings:
+    """What of `FinetuneSettings` counts for tasks of spans alone."""
+
+    stride: int
+    n_best: int
+    max_answer_tokens: int
+    no_answer_threshold: float | None
+
+
+@dataclass(frozen=True)
 class Job:
     """One fine-tuning: a model, a task, a recipe."""
 
@@ -66,6 +75,8 @@ class Job:
     """Name of the teacher, if there is one, and digest of its weights."""
     pooling: str = "cls"
     """What the classifier reads; see `FinetuneSettings.pooling`."""
+    spans: SpanSettings | None = None
+    """Of tasks of spans; none for others."""
 
     @cached_property
     def name(self) -> str:
@@ -74,6 +85,8 @@ class Job:
         del what["keep"]
         if self.pooling == "cls":
             del what["pooling"]  # rows from before there was a choice keep their names
+        if self.spans is None:
+            del what["spans"]
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -86,7 +99,6 @@ def run_job(
     store: RunStore,
     job: Job,
     data: TaskData,
-    settings: FinetuneSettings,
     *,
     teacher_logits: Sequence[Sequence[float]] | None = None,
     on_progress: Callable[[int, int], None] | None = None,
@@ -100,76 +112,79 @@ def run_job(
     quieten()
     set_seed(job.recipe.seed)
     model, tokenizer = load_for(data.task, job, store)
-    head = encoded(
-        data, tokenizer, settings, max_length=job.max_length, of=f"{job.model.digest} {job.data}"
-    )
+    head = encoded(data, tokenizer, job)
     row = {
         "name": job.name,
         "model": job.model.name,
         "model_digest": job.model.digest,
         "task": job.task,
+        "data": job.data,
         "pretrained": job.pretrained,
         "num_params": sum(p.numel() for p in model.parameters()),
         "max_length": job.max_length,
         "start": job.start,
         "teacher": job.teacher,
         "pooling": job.pooling,
+        **(asdict(job.spans) if job.spans else {}),
         **job.recipe.key(),
     }
     try:
         done = finetune(
-            model, head, job.recipe, teacher_logits=teacher_logits, on_progress=on_progress
+            model,
+            head,
+            job.recipe,
+            teacher_logits=teacher_logits,
+            with_predictions=job.keep,
+            on_progress=on_progress,
         )
     except TrainingDiverged as error:
         return {**row, "error": str(error)}
-    if job.keep:
-        _keep(store, job, model, tokenizer, done.predictions)
     measured = {**asdict(done), "error": None}
     del measured["predictions"]
-    return {**row, **measured}
+    row |= measured
+    if job.keep:
+        hub = None if job.model.stored else job.model.place
+        texts = {f"{name}.json": json.dumps(value) for name, value in done.predictions.items()}
+        texts["README.md"] = finetuned_card(data.task, row, hub=hub)
+        _keep(store, job.folder, model, tokenizer, texts)
+    return row
 
 
-_encoded: dict[tuple[str, str, int], TaskHead] = {}
+_encoded: dict[tuple[str | int | SpanSettings | None, ...], TaskHead] = {}
 
 
-def encoded(
-    data: TaskData,
-    tokenizer: PreTrainedTokenizerBase,
-    settings: FinetuneSettings,
-    *,
-    max_length: int,
-    of: str,
-) -> TaskHead:
+def encoded(data: TaskData, tokenizer: PreTrainedTokenizerBase, job: Job) -> TaskHead:
     """The task's data for a model's tokenizer; the last one is kept for the next trial."""
-    key = (data.task.name, of, max_length)
+    key = (job.task, job.model.digest, job.data, job.max_length, job.spans)
     if key not in _encoded:
         _encoded.clear()
-        _encoded[key] = head_for(
-            data,
-            tokenizer,
-            max_length=max_length,
-            stride=settings.stride or max_length // 4,
-            n_best=settings.n_best,
-            max_answer_tokens=settings.max_answer_tokens,
-            no_answer_threshold=settings.no_answer_threshold,
-        )
+        if job.spans is None:
+            _encoded[key] = SentenceHead(data, tokenizer, max_length=job.max_length)
+        else:
+            _encoded[key] = SpanHead(
+                data, tokenizer, max_length=job.max_length, **asdict(job.spans)
+            )
     return _encoded[key]
 
 
 def load_for(
     task: Task, job: Job, store: RunStore
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The job's model with the task's head, on the trial's device."""
+    """The job's model with the task's head, on the trial's device.
+
+    One that starts from a fine-tuned model does so whether that was pre-trained or not.
+    """
     where = job.model.place
     if job.start is not None:
         where = str(folder_here(store, job.start))
     elif job.model.stored:
         where = str(folder_here(store, job.model.place))
     model, tokenizer = load_with_head(where, task, pooling=job.pooling)
-    if not job.pretrained:
+    if not job.pretrained and job.start is None:
         set_seed(job.recipe.seed)
         model = type(model)(model.config)
-    check_length(job.max_length, tokenizer, model)
+    _suit(model, tokenizer, task)
+    check_length(job.max_length, model)
     return model.to("cuda" if torch.cuda.is_available() else "cpu"), tokenizer
 
 
@@ -188,7 +203,20 @@ def load_with_head(
             f"its class in transformers does: leave it out"
         )
     overrides: dict[str, Any] = {"classifier_pooling": pooling} if own else {}
-    return load_pretrained(where, kind, num_labels=labels_of(task), **overrides)
+    return load_pretrained(where, kind, num_labels=task.num_labels, **overrides)
+
+
+def _suit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task) -> None:
+    """What a model's configuration says of an earlier use gives way to the task's."""
+    config = model.config
+    if getattr(config, "pad_token_id", None) is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    if task.kind == "spans":
+        return
+    regression = task.kind == "regression"
+    config.problem_type = "regression" if regression else "single_label_classification"
+    config.id2label = dict(enumerate([task.label] if regression else task.label_names))
+    config.label2id = {name: number for number, name in config.id2label.items()}
 
 
 def quieten() -> None:
@@ -202,25 +230,29 @@ def kind_of(task: Task) -> str:
     return "question_answering" if task.kind == "spans" else "sequence_classification"
 
 
-def labels_of(task: Task) -> int | None:
-    """How many outputs the head has: one for a number, two per token for spans."""
-    if task.kind == "spans":
-        return None
-    return 1 if task.kind == "regression" else len(task.labels)
-
-
 def _keep(
     store: RunStore,
-    job: Job,
+    name: str,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    predictions: Mapping[str, Any],
+    texts: Mapping[str, str],
 ) -> None:
-    with tempfile.TemporaryDirectory() as work, folder_to_fill(store, job.folder) as folder:
-        made = Path(work) / "model"
-        save_pretrained(model, tokenizer, made)
-        (made / "test_predictions.json").write_text(json.dumps(predictions))
-        write_manifest(made)
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(made, folder)
+    """Under another name first, so that one that is there is whole."""
+    with folder_to_fill(store, name, cached=False) as folder:
+        partial = folder.with_name(f".{folder.name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        try:
+            save_pretrained(model, tokenizer, partial)
+            for file, text in texts.items():
+                (partial / file).write_text(text, encoding="utf-8")
+            write_manifest(partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        except OSError as error:
+            raise StorageFailed(
+                f"cannot keep a fine-tuned model as {store.uri_of(name)}: {error}; make room or "
+                f"mend the access, then run the same command again"
+            ) from error
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -6,7 +6,6 @@ from typing import Any
 from ray import tune
 
 from evaluators.downstream.heads import TaskData
-from orchestrator.config import FinetuneSettings
 from orchestrator.finetuning.trial import Job, run_job
 from orchestrator.log_lines import log_from_worker
 from orchestrator.on_ray.cluster import Cluster
@@ -22,7 +21,6 @@ def finetune_on_ray(
     cluster: Cluster,
     jobs: Sequence[Job],
     data: Mapping[str, TaskData],
-    settings: FinetuneSettings,
     *,
     teacher_logits: Mapping[str, Sequence[Sequence[float]]],
     on_progress: Callable[[Job, int, int], None],
@@ -34,12 +32,12 @@ def finetune_on_ray(
         MagicNasError: what a trial could not mend; rows of the others are kept.
     """
     by_name = {job.name: job for job in jobs}
+    store.delete("ray")  # of a call that was killed
     trainable = tune.with_parameters(
         _trial,
         uri=store.uri,
         jobs=by_name,
         data=dict(data),
-        settings=settings,
         teacher_logits=dict(teacher_logits),
     )
     try:
@@ -91,7 +89,6 @@ def _trial(
     uri: str,
     jobs: Mapping[str, Job],
     data: Mapping[str, TaskData],
-    settings: FinetuneSettings,
     teacher_logits: Mapping[str, Sequence[Sequence[float]]],
 ) -> None:
     """Do the job that the trial's configuration names."""
@@ -102,7 +99,6 @@ def _trial(
             store,
             job,
             data[job.task],
-            settings,
             teacher_logits=teacher_logits.get(job.task),
             on_progress=lambda step, steps: tune.report({"step": step, "steps": steps}),
         )

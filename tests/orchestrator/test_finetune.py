@@ -1,7 +1,6 @@
 """Fine-tuning through the command line and Python: rows, choice of recipe, models, bad input."""
 
 import json
-import random
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -9,51 +8,26 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import BertConfig, BertForMaskedLM, CLIPConfig
+from transformers import CLIPConfig
 
 from evaluators.downstream.finetuning import predict
 from evaluators.downstream.heads import SentenceHead, TaskData
 from evaluators.downstream.reading import read_task
 from evaluators.downstream.tasks import task_named
-from orchestrator.config import FinetuneSettings, FinetuneTeacherSettings
-from orchestrator.finetuning.driver import ROWS, finetune
+from orchestrator.config import FinetuneTeacherSettings
+from orchestrator.finetuning.driver import finetune
 from orchestrator.finetuning.sources import model_source
-from orchestrator.finetuning.summary import interval, summarise
+from orchestrator.finetuning.summary import ROWS, interval, summarise
 from orchestrator.hugging_face_models import load_pretrained
 from orchestrator.store import RunStore
 from supernet.errors import InvalidInput, RunConflict
-from tests.conftest import SENTENCE
-
-WORDS = SENTENCE.split()
-QUICK = FinetuneSettings(
-    learning_rates=(1e-2, 1e-6), epochs=(10.0,), seeds=2, batch_size=16, max_length=16
-)
-
-
-def sentences(count: int, seed: int) -> list[tuple[str, int]]:
-    """A dog in front makes a sentence positive."""
-    rng = random.Random(seed)
-    rows = []
-    for number in range(count):
-        words = [word for word in rng.choices(WORDS, k=6) if word != "dog"]
-        rows.append((" ".join(["dog", *words] if number % 2 else words), number % 2))
-    return rows
+from tests.orchestrator.tiny_glue import QUICK, save_bert, sentences, write_sst2
 
 
 @pytest.fixture(scope="module")
 def glue(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny SST-2 and RTE in GLUE's own format, SST-2 with a test split."""
-    folder = tmp_path_factory.mktemp("glue")
-    for split, count in (("train", 192), ("dev", 40), ("test", 10)):
-        path = folder / "SST-2" / f"{split}.tsv"
-        path.parent.mkdir(exist_ok=True)
-        if split == "test":
-            lines = [f"{i}\t{text}" for i, (text, _) in enumerate(sentences(count, 9))]
-            path.write_text("index\tsentence\n" + "\n".join(lines) + "\n")
-        else:
-            lines = [f"{text}\t{label}" for text, label in sentences(count, len(split))]
-            path.write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
-    return folder
+    """A tiny SST-2 with a test split."""
+    return write_sst2(tmp_path_factory.mktemp("glue"))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +84,8 @@ def test_the_kept_model_is_the_one_that_was_scored(tuned: tuple[Path, Any], glue
 
 
 def test_predictions_of_the_test_split_are_in_glues_format(tuned: tuple[Path, Any]) -> None:
-    lines = (tuned[0] / "glue_test" / "SST-2.tsv").read_text().splitlines()
+    digest = tuned[1]["results"][0]["model_digest"]
+    lines = (tuned[0] / "glue_test" / digest / "SST-2.tsv").read_text().splitlines()
     assert lines[0] == "index\tprediction"
     wanted = [str(label) for _, label in sentences(10, 9)]
     right = sum(line.split("\t")[1] == label for line, label in zip(lines[1:], wanted, strict=True))
@@ -184,11 +159,7 @@ def test_a_teacher_alone_makes_the_student_agree_with_it(
     tuned: tuple[Path, Any], finished_run: Path, glue: Path, tmp_path: Path
 ) -> None:
     """All labels are turned round, and count nothing."""
-    wrong = tmp_path / "glue" / "SST-2"
-    wrong.mkdir(parents=True)
-    for split, count in (("train", 192), ("dev", 40)):
-        lines = [f"{text}\t{1 - label}" for text, label in sentences(count, len(split))]
-        (wrong / f"{split}.tsv").write_text("sentence\tlabel\n" + "\n".join(lines) + "\n")
+    wrong = write_sst2(tmp_path / "glue", turned=True)
     (teacher,) = (tuned[0] / "finetuned" / "sst2").iterdir()
     taught = QUICK.model_copy(
         update={
@@ -299,20 +270,7 @@ def test_another_models_folder_is_left_alone(
 def test_any_model_of_transformers_runs_by_the_same_recipe(
     finished_run: Path, glue: Path, tmp_path: Path
 ) -> None:
-    from transformers import AutoTokenizer
-
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=200,
-        hidden_size=16,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=32,
-        max_position_embeddings=16,
-    )
-    BertForMaskedLM(config).save_pretrained(tmp_path / "bert")
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(finished_run / "export"))
-    tokenizer.save_pretrained(str(tmp_path / "bert"))
+    save_bert(tmp_path / "bert", finished_run / "export", positions=16)
     one = QUICK.model_copy(update={"learning_rates": (1e-2,), "seeds": 1})
     with pytest.raises(InvalidInput, match="finetune.pooling=mean is for exports"):
         finetune(

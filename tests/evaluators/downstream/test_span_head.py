@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import BertTokenizerFast
 
-from evaluators.downstream.heads import TaskData, head_for
+from evaluators.downstream.heads import TaskData
+from evaluators.downstream.span_head import SpanHead
 from evaluators.downstream.squad import Answer, Question
 from evaluators.downstream.tasks import task_named
 
@@ -25,7 +26,7 @@ def head_of(task: str, questions: list[Question], **settings):
     )
     data = TaskData(task_named(task), questions, {"dev": questions}, {})
     options = {"max_length": 80, "stride": 4, "n_best": 5, "max_answer_tokens": 6}
-    return head_for(data, tokenizer, **{**options, "no_answer_threshold": None, **settings})
+    return SpanHead(data, tokenizer, **{**options, "no_answer_threshold": None, **settings})
 
 
 def outputs_for(head, confident: float = 9.0) -> list[torch.Tensor]:
