@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
 
@@ -248,7 +249,7 @@ def _bytes_of_all_tensors() -> int:
     gc.collect()
     sizes: dict[int, int] = {}
     for thing in gc.get_objects():
-        if issubclass(type(thing), torch.Tensor) and thing.device.type == "cpu":
+        if type(thing) in (torch.Tensor, nn.Parameter) and thing.device.type == "cpu":
             for tensor in (thing, thing.grad if thing.is_leaf else None):
                 if tensor is not None:
                     sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
