@@ -41,6 +41,28 @@ _MOST_VALUES = 100_000
 Pooling = Literal["cls", "mean"]
 
 
+class ShortFinetuneSettings(Settings):
+    """A short fine-tuning of every child of a search, from the weights that it inherits."""
+
+    task: str
+    """One of GLUE's, such as sst2."""
+    data: str = "hub"
+    """The Hugging Face hub, or the folder of the task's original files; the driver reads it."""
+    steps: Positive = 100
+    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
+    batch_size: Positive = 32
+    seeds: Annotated[int, Field(ge=1, le=100)] = 1
+    """Fine-tunings of every child; the mean of their scores counts."""
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Tokens of an input; none: `data.sequence_length`."""
+    train_examples: Positive = 2000
+    """A seeded subset of the train split, the same for every child."""
+    dev_examples: Positive = 500
+    """A seeded subset of the dev split, on which children are scored."""
+    pooling: Pooling = "cls"
+    """What the classifier reads: the first token, or the mean of all."""
+
+
 class SearchSettings(Settings):
     """How children are proposed and scored."""
 
@@ -53,6 +75,8 @@ class SearchSettings(Settings):
     scorer: dict[str, Any] | None = None
     """Your own score, "module:Class" or "module:function" and its settings; none: the valid loss
     with inherited weights. A super-net is then neither needed nor trained."""
+    finetune: ShortFinetuneSettings | None = None
+    """Fine-tune every child shortly, for the metric `finetuned_score`: GLUE's figure, 1 at best."""
     max_failed: Annotated[float, Field(gt=0, le=1)] = 0.5
     """The search stops when more than this share of its children, and ten at least, have failed."""
     timeout_s: Annotated[float, Field(gt=0)] | None = None

@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluators.own_scorer import OwnScore
 from orchestrator import stages
 from orchestrator.baseline import baseline_paths
 from orchestrator.config import Config, parse, read_yaml
+from orchestrator.finetuning.short import read_examples
 from orchestrator.lease import LEASE, hold_lease
 from orchestrator.log_lines import lines_of
 from orchestrator.runinfo import describe, is_finished, stage_record
@@ -24,6 +25,9 @@ from orchestrator.store import RunStore
 from orchestrator.teacher import named_teacher
 from orchestrator.validation import check_before_start
 from supernet.errors import InvalidInput, RunConflict
+
+if TYPE_CHECKING:
+    from evaluators.downstream.heads import TaskData
 
 STAGES = ("data", "train", "search", "retrain", "export", "report")
 FREE_KEYS = (
@@ -78,6 +82,7 @@ def run(
         only = [stage for stage in only if stage != "train"]
     todo = [stage for stage in STAGES if stage in only and not is_finished(store, stage)]
     _refuse_missing_stage(store, only, todo, own=stages.scores_own(this, scorer))
+    examples = read_examples(config) if "search" in todo else None
     if "retrain" in todo:
         baseline_paths(this.space)
     with (
@@ -100,7 +105,15 @@ def run(
                 named_teacher(this)  # refused now, and not in a worker
         if checkpoint and is_finished(store, "train"):
             stages.checkpoint_to_search(this, checkpoint)
-        _work(this, on or opened.enter_context(connect()), only, searcher, scorer, checkpoint)
+        _work(
+            this,
+            on or opened.enter_context(connect()),
+            only,
+            searcher,
+            scorer,
+            checkpoint,
+            examples,
+        )
     return this
 
 
@@ -141,11 +154,12 @@ def _work(
     searcher: AskTell | None,
     scorer: OwnScore | None,
     checkpoint: str | None,
+    examples: "TaskData | None",
 ) -> None:
     work: dict[str, Callable[[], None]] = {
         "train": lambda: stages.train(this, on),
         "search": lambda: stages.search(
-            this, on, searcher=searcher, own=scorer, checkpoint=checkpoint
+            this, on, searcher=searcher, own=scorer, checkpoint=checkpoint, examples=examples
         ),
         "retrain": lambda: stages.retrain(this, on),
         "export": lambda: stages.export(this),

@@ -16,6 +16,7 @@ import supernet
 from orchestrator.finetuning.table import Line
 from orchestrator.leaderboard import human
 from orchestrator.operator_source import custom_sources
+from supernet.child_model import child_config
 from supernet.configuration_magic_nas import MagicNasConfig
 from supernet.errors import InvalidInput
 from supernet.manifest import write_manifest
@@ -73,7 +74,7 @@ def export_model(
     partial.mkdir(parents=True)
     try:
         exported.save_pretrained(partial)
-        _write_tokenizer(tokenizer_folder, partial, model.shape)
+        child_tokenizer(tokenizer_folder, model.shape).save_pretrained(str(partial))
         _write_code(partial, sources)
         (partial / CARD).write_text(card, encoding="utf-8")
         write_manifest(partial)
@@ -113,28 +114,16 @@ def to_hugging_face(
 
 
 def _configuration(model: SuperNet, architecture: Architecture) -> MagicNasConfig:
-    shape = model.shape
-    auto_class, kind = _PRETRAINED[shape.objective]
-    return MagicNasConfig(
-        layers=architecture.operators,
-        operators={name: spec.to_dict() for name, spec in model.space.operators.items()},
-        vocab_size=shape.vocab_size,
-        hidden_size=shape.hidden_size,
-        embedding_size=shape.embedding_size,
-        max_position_embeddings=shape.max_length,
-        pad_token_id=shape.pad_id,
-        dropout=shape.dropout,
-        layer_norm_eps=shape.layer_norm_eps,
-        position_offset=shape.position_offset,
-        type_vocab_size=shape.type_vocab_size,
-        objective=shape.objective,
-        block_size=model.space.block_size,
-        auto_map={**AUTO_MAP, auto_class: f"modeling_magic_nas.{kind.__name__}"},
-    )
+    auto_class, kind = _PRETRAINED[model.shape.objective]
+    auto_map = {**AUTO_MAP, auto_class: f"modeling_magic_nas.{kind.__name__}"}
+    return child_config(model.space, model.shape, architecture, auto_map=auto_map)
 
 
-def _write_tokenizer(source: Path, folder: Path, shape: TextShape) -> None:
-    """With token types for pairs of texts, as BERT's, where the model tells types apart."""
+def child_tokenizer(source: Path, shape: TextShape) -> Any:
+    """The run's tokenizer, with token types for pairs of texts, as BERT's.
+
+    Without them where the model does not tell types apart.
+    """
     types = ["token_type_ids"] if shape.type_vocab_size > 1 else []
     tokenizer: Any = AutoTokenizer.from_pretrained(
         str(source),
@@ -142,7 +131,7 @@ def _write_tokenizer(source: Path, folder: Path, shape: TextShape) -> None:
         model_input_names=["input_ids", *types, "attention_mask"],
     )
     tokenizer.model_max_length = shape.max_length
-    tokenizer.save_pretrained(str(folder))
+    return tokenizer
 
 
 def _write_code(folder: Path, sources: dict[str, str]) -> None:

@@ -40,6 +40,8 @@ _SHOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "num_params": ("params", lambda value: human(value)),
     "flops": ("flops", lambda value: human(value)),
     "latency_ms": ("latency (ms)", "{:.3g}".format),
+    "finetuned_score": ("fine-tuned score", "{:.4f}".format),
+    "finetune_s": ("tuning (s)", "{:.3g}".format),
 }
 """What the terminal calls a metric, and how it writes it."""
 

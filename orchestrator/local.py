@@ -4,18 +4,22 @@ For `--local` and for fast tests; the product is Ray and DeepSpeed.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from evaluators.evaluator import Evaluator
 from evaluators.own_scorer import OwnScore
 from orchestrator.candidates import CandidateStream
+from orchestrator.finetuning.short import with_finetuning
 from orchestrator.runs import Run
 from orchestrator.scoring import own_scorer
 from orchestrator.training import ModelPlan, retrain_model, train_supernet
 from supernet.checkpoint import load_checkpoint, version_of
 from supernet.engine import PlainEngine
+
+if TYPE_CHECKING:
+    from evaluators.downstream.heads import TaskData
 
 CPU = torch.device("cpu")
 LOCAL_BATCH = 16
@@ -34,10 +38,11 @@ def search_locally(
     *,
     checkpoint: str,
     own: OwnScore | None,
+    examples: "TaskData | None",
     on_progress: Callable[[CandidateStream], None],
 ) -> float:
     """Score the stream's candidates; returns the peak memory of hidden states in MiB."""
-    scorer = own_scorer(run, own) or _evaluator(run, checkpoint)
+    scorer = own_scorer(run, own) or with_finetuning(run, _evaluator(run, checkpoint), examples)
     writer = run.store.row_writer("score")
     while (batch := stream.next_batch(run.config.search.batch_size or LOCAL_BATCH)) is not None:
         rows = scorer.rows(batch.architectures)

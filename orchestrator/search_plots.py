@@ -30,6 +30,8 @@ METRICS = {
     "num_params": "parameters",
     "flops": "FLOPs",
     "latency_ms": "predicted latency (ms)",
+    "finetuned_score": "score after a short fine-tuning",
+    "finetune_s": "short fine-tuning (s)",
 }
 
 

@@ -8,11 +8,12 @@ import shutil
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from evaluators.own_scorer import OwnScore
 from orchestrator.baseline import handmade_baseline, random_controls
 from orchestrator.candidates import CandidateStream
+from orchestrator.finetuning.short import check_same_examples
 from orchestrator.latency import measure_latency, measure_winners
 from orchestrator.leaderboard import (
     build_leaderboard,
@@ -35,6 +36,9 @@ from supernet.data.prepare import prepare
 from supernet.data.summary import check_batch
 from supernet.errors import InvalidInput, MagicNasError, RunConflict, SuperNetCollapsed
 from supernet.space import Architecture
+
+if TYPE_CHECKING:
+    from evaluators.downstream.heads import TaskData
 
 NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
 
@@ -65,6 +69,7 @@ class Workers(Protocol):
         *,
         checkpoint: str,
         own: OwnScore | None,
+        examples: "TaskData | None",
         on_progress: Callable[[CandidateStream], None],
     ) -> float: ...
 
@@ -112,13 +117,20 @@ class RayWorkers:
         *,
         checkpoint: str,
         own: OwnScore | None,
+        examples: "TaskData | None",
         on_progress: Callable[[CandidateStream], None],
     ) -> float:
         """See `orchestrator.on_ray.search`."""
         show = self._metrics.with_search(run, on_progress)
         with self._losses_told("the search"):
             return self._search(
-                run, self._cluster, stream, checkpoint=checkpoint, own=own, on_progress=show
+                run,
+                self._cluster,
+                stream,
+                checkpoint=checkpoint,
+                own=own,
+                examples=examples,
+                on_progress=show,
             )
 
     def retrain(
@@ -265,8 +277,12 @@ def search(
     searcher: AskTell | None,
     own: OwnScore | None,
     checkpoint: str | None,
+    examples: "TaskData | None",
 ) -> None:
-    """Score candidates with inherited weights or by `own`, then write the leaderboard."""
+    """Score candidates with inherited weights or by `own`, then write the leaderboard.
+
+    Args: examples: those of `search.finetune`, which children are fine-tuned on too.
+    """
     settings, objectives = run.config.search, Objectives.of(run.config.search.objectives)
     by_own = scores_own(run, own)
     name = "" if by_own else checkpoint_to_search(run, checkpoint)
@@ -275,6 +291,8 @@ def search(
             f"search.limits {settings.limits!r} needs the vocabulary to count with, but "
             f"{run.store.uri} has no data yet: run 'magic-nas run', or check in your scorer"
         )
+    if examples is not None:
+        check_same_examples(run, examples)
     stream = CandidateStream(
         run.store,
         run.space,
@@ -299,7 +317,9 @@ def search(
     ):
         trackers.catch_up()
         show = partial(_show_search, progress, trackers)
-        peak_mib = on.search(run, stream, checkpoint=name, own=own, on_progress=show)
+        peak_mib = on.search(
+            run, stream, checkpoint=name, own=own, examples=examples, on_progress=show
+        )
         trackers.show("score", stream.rows)
     if stream.done < stream.total:
         raise MagicNasError(

@@ -5,6 +5,7 @@ import sys
 
 from evaluators.latency import check_device
 from orchestrator.config import Config
+from orchestrator.finetuning.short import SCORE, check_short_finetuning
 from orchestrator.limits import Limits
 from orchestrator.objectives import Objectives
 from orchestrator.runs import scoring_batch_size
@@ -16,7 +17,7 @@ from supernet.errors import InvalidInput
 from supernet.model import TextShape, meta_supernet
 from supernet.sampler import build_sampler
 
-METRICS = ("val_loss_nats", "masked_accuracy", "num_params", "flops", "latency_ms")
+METRICS = ("val_loss_nats", "masked_accuracy", "num_params", "flops", "latency_ms", SCORE)
 """Of a child scored with inherited weights."""
 
 
@@ -46,7 +47,8 @@ def check_before_start(
     if "latency_ms" in limits.metrics | set(objectives.names):
         check_device(config.latency.device)
     if config.search.scorer is None and not own:
-        _check_objectives(objectives)
+        _check_objectives(config, objectives)
+    check_short_finetuning(config, own=own or config.search.scorer is not None)
     scoring_batch_size(config)
     check_trackers(config.trackers)
     cores = os.cpu_count() or 1
@@ -55,7 +57,12 @@ def check_before_start(
         _check_workers(config.search.evaluators, cores, "search.evaluators")
 
 
-def _check_objectives(objectives: Objectives) -> None:
+def _check_objectives(config: Config, objectives: Objectives) -> None:
+    if SCORE in objectives.names and config.search.finetune is None:
+        raise InvalidInput(
+            f"search.objectives names {SCORE}, which children have only if they are fine-tuned: "
+            f"set search.finetune, such as {{task: sst2, data: hub}}"
+        )
     for name in objectives.names:
         if name not in METRICS:
             raise InvalidInput(

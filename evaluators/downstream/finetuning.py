@@ -80,6 +80,7 @@ def finetune(
     teacher_logits: Sequence[Sequence[float]] | None = None,
     with_predictions: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
+    in_order: bool = False,
 ) -> Outcome:
     """Train the model in place and score it on the task's dev split.
 
@@ -89,6 +90,7 @@ def finetune(
             al., arXiv 1503.02531); the loss is (1 - w) · task + w · T² · KL(teacher ‖ student).
         with_predictions: also predict the test splits (GLUE), or keep the n best answers (SQuAD).
         on_progress: is told steps done and in all.
+        in_order: take the training examples as they stand, rather than drawn by length.
 
     Raises:
         TrainingDiverged: if the loss or the model's outputs are no longer finite.
@@ -104,7 +106,7 @@ def finetune(
         trainer = _Distilling(
             recipe=recipe,
             model=model,
-            args=_arguments(recipe, folder, len(features)),
+            args=_arguments(recipe, folder, len(features), in_order=in_order),
             train_dataset=features,
             data_collator=collate,
             callbacks=[_Told(on_progress)] if on_progress else [],
@@ -175,7 +177,7 @@ def _stacked(found: Any) -> torch.Tensor:
     return logits
 
 
-def _arguments(recipe: Recipe, folder: str, examples: int) -> TrainingArguments:
+def _arguments(recipe: Recipe, folder: str, examples: int, *, in_order: bool) -> TrainingArguments:
     per_epoch = math.ceil(examples / recipe.batch_size)
     steps = max(1, math.ceil(per_epoch * recipe.epochs))
     if recipe.max_steps:
@@ -194,7 +196,7 @@ def _arguments(recipe: Recipe, folder: str, examples: int) -> TrainingArguments:
         bf16=recipe.precision == "bf16",
         use_cpu=not torch.cuda.is_available(),
         seed=recipe.seed,
-        train_sampling_strategy="group_by_length",
+        train_sampling_strategy="sequential" if in_order else "group_by_length",
         remove_unused_columns=False,
         save_strategy="no",
         eval_strategy="no",

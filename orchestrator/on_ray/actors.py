@@ -12,9 +12,10 @@ from orchestrator.log_lines import log_from_worker
 from orchestrator.on_ray.names import actor_name
 
 if TYPE_CHECKING:
+    from evaluators.downstream.heads import TaskData
     from evaluators.evaluator import Evaluator
-    from evaluators.own_scorer import OwnScore
-    from orchestrator.scoring import Scorer
+    from evaluators.finetuned_score import FinetunedScorer
+    from evaluators.own_scorer import OwnScore, OwnScorer
     from supernet.sampler import Paths
 
 
@@ -92,16 +93,25 @@ class EvaluatorHost:
     by a user's function.
     """
 
-    def __init__(self, run_uri: str, checkpoint: str, own: "OwnScore | None" = None) -> None:
+    def __init__(
+        self,
+        run_uri: str,
+        checkpoint: str,
+        own: "OwnScore | None" = None,
+        examples: "TaskData | None" = None,
+    ) -> None:
         import torch
 
+        from orchestrator.finetuning.short import with_finetuning
         from orchestrator.runs import Run
         from orchestrator.scoring import own_scorer
 
         torch.set_num_threads(1)
         self._run = Run.open(run_uri)
         log_from_worker(self._run.store.name, "search")
-        self._scorer: Scorer = own_scorer(self._run, own) or self._inherited(checkpoint)
+        self._scorer: OwnScorer | Evaluator | FinetunedScorer = own_scorer(
+            self._run, own
+        ) or with_finetuning(self._run, self._inherited(checkpoint), examples)
 
     def _inherited(self, checkpoint: str) -> "Evaluator":
         import torch
@@ -132,9 +142,9 @@ class EvaluatorHost:
 
         Weights that no evaluator maps any more leave the object store.
         """
-        from evaluators.evaluator import Evaluator
+        from evaluators.own_scorer import OwnScorer
 
-        assert isinstance(self._scorer, Evaluator), "a user's function scores without weights"
+        assert not isinstance(self._scorer, OwnScorer), "a user's function scores without weights"
         self._scorer.load(*self._mapped(checkpoint))
         return self._scorer.version
 

@@ -6,7 +6,7 @@ Tune's cost is per trial, so a trial is a batch; the user's searcher sees single
 import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
 from ray import tune
@@ -24,6 +24,9 @@ from orchestrator.on_ray.names import actor_name, actor_options, beside_driver
 from orchestrator.runs import Run
 from supernet.errors import MagicNasError, StorageFailed
 
+if TYPE_CHECKING:
+    from evaluators.downstream.heads import TaskData
+
 HEAD_NODE = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
 """Trials only wait, so they take no CPU: on the head node, next to nothing of it."""
 TRIAL_FAILURES = 2
@@ -38,9 +41,12 @@ def search_on_ray(
     *,
     checkpoint: str,
     own: OwnScore | None,
+    examples: "TaskData | None",
     on_progress: Callable[[CandidateStream], None],
 ) -> float:
     """Score the stream's candidates with the checkpoint's weights, or by a user's function.
+
+    Args: examples: those of `search.finetune`, for the object store.
 
     Returns the most memory, in MiB, that the hidden states of an evaluator took.
 
@@ -52,6 +58,7 @@ def search_on_ray(
     evaluators = cluster.workers(settings.evaluators, setting="search.evaluators")
     dispatcher = start_dispatcher(run, [], stream.supernet_version)
     actors = [dispatcher]
+    shipped = None if examples is None else ray.put(examples)
     try:
         if own is None and settings.scorer is None:
             supernet = SuperNetActor.options(
@@ -60,7 +67,7 @@ def search_on_ray(
             actors.append(supernet)
             ray.get(supernet.publish.remote(checkpoint))
         with Fleet(
-            partial(_start_evaluator, run, cluster, checkpoint, own),
+            partial(_start_evaluator, run, cluster, checkpoint, own, shipped),
             lambda number: actor_name(run, f"evaluator-{number}"),
             need=cluster.slot_resources,
             wanted=settings.evaluators,
@@ -116,7 +123,12 @@ def start_dispatcher(run: Run, evaluators: Sequence[str], version: str) -> Any:
 
 
 def _start_evaluator(
-    run: Run, cluster: Cluster, checkpoint: str, own: OwnScore | None, name: str
+    run: Run,
+    cluster: Cluster,
+    checkpoint: str,
+    own: OwnScore | None,
+    examples: ray.ObjectRef | None,
+    name: str,
 ) -> Any:
     resources = cluster.slot_resources
     return EvaluatorActor.options(
@@ -124,7 +136,7 @@ def _start_evaluator(
         num_cpus=resources["CPU"],
         num_gpus=resources.get("GPU", 0),
         max_restarts=-1,
-    ).remote(run.store.uri, checkpoint, own)
+    ).remote(run.store.uri, checkpoint, own, examples)
 
 
 def _tune(dispatcher: Any, searcher: Searcher) -> None:
