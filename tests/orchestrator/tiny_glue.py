@@ -68,9 +68,10 @@ def write_squad(folder: Path) -> Path:
 
 def save_bert(folder: Path, tokenizer_of: Path, *, positions: int) -> Path:
     """A BERT of one layer with the tokenizer of another model; gives the folder."""
+    tokenizer: Any = AutoTokenizer.from_pretrained(str(tokenizer_of))
     torch.manual_seed(0)
     config = BertConfig(
-        vocab_size=200,
+        vocab_size=len(tokenizer),
         hidden_size=16,
         num_hidden_layers=1,
         num_attention_heads=2,
@@ -78,6 +79,5 @@ def save_bert(folder: Path, tokenizer_of: Path, *, positions: int) -> Path:
         max_position_embeddings=positions,
     )
     BertForMaskedLM(config).save_pretrained(folder)
-    tokenizer: Any = AutoTokenizer.from_pretrained(str(tokenizer_of))
     tokenizer.save_pretrained(str(folder))
     return folder
