@@ -17,11 +17,14 @@ _HUB_METRICS = {
 }
 
 
-def finetuned_card(task: Task, row: Mapping[str, Any], *, hub: str | None) -> str:
+def finetuned_card(
+    task: Task, row: Mapping[str, Any], *, examples: Mapping[str, int], hub: str | None
+) -> str:
     """The text of README.md.
 
     Args:
         row: of the fine-tuning; see `orchestrator.finetuning.trial.run_job`.
+        examples: of each dev split, for local files may hold another number than the hub's.
         hub: name of the model on the hub that was fine-tuned, if it is from there.
     """
     environment = Environment(
@@ -38,7 +41,7 @@ def finetuned_card(task: Task, row: Mapping[str, Any], *, hub: str | None) -> st
         "pipeline_tag": _pipeline(task),
         "datasets": [task.hub],
         "tags": ["magic-nas"],
-        "model-index": [{"name": _name(task, row), "results": _results(task, row)}],
+        "model-index": [{"name": _name(task, row), "results": _results(task, row, examples)}],
     }
     return environment.get_template("finetuned_card.md.j2").render(
         front=yaml.safe_dump(front, sort_keys=False, allow_unicode=True),
@@ -58,7 +61,9 @@ def _pipeline(task: Task) -> str:
     return "question-answering" if task.kind == "spans" else "text-classification"
 
 
-def _results(task: Task, row: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _results(
+    task: Task, row: Mapping[str, Any], examples: Mapping[str, int]
+) -> list[dict[str, Any]]:
     """One per dev split: that of a metric with a suffix ("accuracy_mm") is dev with the same."""
     splits = {
         split: {
@@ -66,14 +71,14 @@ def _results(task: Task, row: Mapping[str, Any]) -> list[dict[str, Any]]:
             for metric in task.metrics
             if f"{metric}{split.removeprefix('dev')}" in row["scores"]
         }
-        for split in task.dev_splits
+        for split in examples
     }
     return [
         {
             "task": {"type": _pipeline(task)},
             "dataset": {
                 "type": task.hub,
-                "name": task.name,
+                "name": f"{task.name}, {examples[split]} examples",
                 **({"config": task.hub_configuration} if task.hub_configuration else {}),
                 "split": dict(task.hub_splits)[split],
             },

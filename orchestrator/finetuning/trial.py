@@ -145,7 +145,9 @@ def run_job(
     if job.keep:
         hub = None if job.model.stored else job.model.place
         texts = {f"{name}.json": json.dumps(value) for name, value in done.predictions.items()}
-        texts["README.md"] = finetuned_card(data.task, row, hub=hub)
+        texts["README.md"] = finetuned_card(
+            data.task, row, examples={split: len(data.dev[split]) for split in data.dev}, hub=hub
+        )
         _keep(store, job.folder, model, tokenizer, texts)
     return row
 

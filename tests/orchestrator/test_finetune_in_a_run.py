@@ -92,7 +92,7 @@ def test_a_kept_model_says_what_it_is(tuned_run: tuple[Path, Any]) -> None:
         card = ModelCard.load(folder / "README.md")
         (found,) = card.data.eval_results
         assert (found.dataset_type, found.dataset_config) == ("nyu-mll/glue", "sst2")
-        assert found.metric_type == "accuracy"
+        assert found.metric_type == "accuracy" and found.dataset_name == "sst2, 40 examples"
         assert found.metric_value == round(rows[folder.name]["scores"]["accuracy"], 4)
         assert f"seed {rows[folder.name]['seed']}" in card.text
         check_manifest(folder)
