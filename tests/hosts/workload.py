@@ -61,7 +61,7 @@ class Prepared:
             return
         shutil.rmtree(folder, ignore_errors=True)
         (folder / "code").mkdir(parents=True)
-        (folder / "code" / "own.py").write_text(CODE)
+        (folder / "code" / "slow_child.py").write_text(CODE)
         rng = random.Random(0)
         text = "\n".join(" ".join(rng.choices(WORDS, k=30)) for _ in range(300))
         (folder / "text.txt").write_text(text)
@@ -84,7 +84,7 @@ def _settings(folder: Path) -> Iterator[tuple[str, Any]]:
     free = ["attention", "feed_forward", "identity", "conv3"]
     operators: dict[str, Any] = {name: {"kind": name} for name in free[:3]}
     operators["conv3"] = {"kind": "separable_conv", "kernel_size": 3}
-    operators["slow"] = {"kind": "own:Slow"}
+    operators["slow"] = {"kind": "slow_child:Slow"}
     yield "user_code", str(folder / "code")
     yield "data", {"source": f"{folder}/text.txt", "vocab_size": 200, "sequence_length": 16}
     yield "space.layers", LAYERS
