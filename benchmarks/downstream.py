@@ -221,25 +221,23 @@ def compare(frame: pd.DataFrame, learnt_nats: Mapping[str, Mapping[str, float]])
             model: {task: _stats(list(seeds.values())) for task, seeds in tasks.items()}
             for model, tasks in scores.items()
         },
-        "mean": {name: _stats(_mean_of_tasks(scores[name])) for name in (FOUND, *BASELINES)},
+        "mean": {name: _stats(list(_mean_of_tasks(scores[name]).values())) for name in (FOUND, *BASELINES)},
         **{f"over_{name}": _difference(found, scores[name]) for name in BASELINES},
         "over_random_weights_sst2": _stats(_paired(found["sst2"], scratch["sst2"])),
     }
 
 
 def _difference(one: Mapping[str, Seeds], other: Mapping[str, Seeds]) -> dict[str, Any]:
-    mean_of_one, mean_of_other = _mean_of_tasks(one), _mean_of_tasks(other)
-    differences = [a - b for a, b in zip(mean_of_one, mean_of_other, strict=True)]
     return {
-        "mean": _stats(differences),
+        "mean": _stats(_paired(_mean_of_tasks(one), _mean_of_tasks(other))),
         **{task: _stats(_paired(one[task], other[task])) for task in TASKS},
     }
 
 
-def _mean_of_tasks(scores: Mapping[str, Seeds]) -> list[float]:
+def _mean_of_tasks(scores: Mapping[str, Seeds]) -> Seeds:
     """By seed, over the tasks; seeds that diverged on a task are left out."""
     seeds = sorted(set.intersection(*(set(scores[task]) for task in TASKS)))
-    return [mean(scores[task][seed] for task in TASKS) for seed in seeds]
+    return {seed: mean(scores[task][seed] for task in TASKS) for seed in seeds}
 
 
 def _paired(one: Seeds, other: Seeds) -> list[float]:
