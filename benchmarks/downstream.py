@@ -221,7 +221,10 @@ def compare(frame: pd.DataFrame, learnt_nats: Mapping[str, Mapping[str, float]])
             model: {task: _stats(list(seeds.values())) for task, seeds in tasks.items()}
             for model, tasks in scores.items()
         },
-        "mean": {name: _stats(list(_mean_of_tasks(scores[name]).values())) for name in (FOUND, *BASELINES)},
+        "mean": {
+            name: _stats(list(_mean_of_tasks(scores[name]).values()))
+            for name in (FOUND, *BASELINES)
+        },
         **{f"over_{name}": _difference(found, scores[name]) for name in BASELINES},
         "over_random_weights_sst2": _stats(_paired(found["sst2"], scratch["sst2"])),
     }

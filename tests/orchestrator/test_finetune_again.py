@@ -12,7 +12,7 @@ from evaluators.downstream.reading import read_task
 from evaluators.downstream.squad_metric import score_squad
 from evaluators.downstream.tasks import task_named
 from orchestrator.config import FinetuneSettings
-from orchestrator.finetuning import driver
+from orchestrator.finetuning import jobs
 from orchestrator.finetuning.driver import finetune
 from orchestrator.finetuning.summary import ROWS, read_rows, summarise
 from orchestrator.finetuning.table import GLUE, NOTHING, format_summary, lines, overview
@@ -47,7 +47,7 @@ def test_a_call_that_was_killed_goes_on(
     bert: Path, sst2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     done: list[str] = []
-    real = driver.run_job
+    real = jobs.run_job
 
     def killed_at_the_third(store: RunStore, job: Any, *arguments: Any, **options: Any) -> Any:
         if len(done) == 2:
@@ -57,7 +57,7 @@ def test_a_call_that_was_killed_goes_on(
         return row
 
     grid = {"learning_rates": (1e-2, 1e-3)}
-    monkeypatch.setattr(driver, "run_job", killed_at_the_third)
+    monkeypatch.setattr(jobs, "run_job", killed_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         brief(bert, sst2, tmp_path / "killed", **grid)
     folders = list((tmp_path / "killed" / "finetuned" / "sst2").iterdir())
@@ -70,9 +70,9 @@ def test_a_call_that_was_killed_goes_on(
         done.append(job.name)
         return real(store, job, *arguments, **options)
 
-    monkeypatch.setattr(driver, "run_job", counted)
+    monkeypatch.setattr(jobs, "run_job", counted)
     went_on = brief(bert, sst2, tmp_path / "killed", **grid)
-    monkeypatch.setattr(driver, "run_job", real)
+    monkeypatch.setattr(jobs, "run_job", real)
     assert went_on == brief(bert, sst2, tmp_path / "whole", **grid)
     assert len(done) == len(set(done)) == 3
     for out in (tmp_path / "killed", tmp_path / "whole"):
@@ -116,13 +116,13 @@ def test_one_task_that_diverges_does_not_lose_the_others(
         text = "\n".join(f"x\t{label}\t\t{sentence}" for sentence, label in columns)
         (tmp_path / "data" / "CoLA" / f"{split}.tsv").write_text(text + "\n")
     (tmp_path / "data" / "CoLA" / "test.tsv").unlink()
-    real = driver.run_job
+    real = jobs.run_job
 
     def diverging(store: RunStore, job: Any, *arguments: Any, **options: Any) -> Any:
         row = real(store, job, *arguments, **options)
         return {**row, "error": "not finite"} if job.task == "cola" else row
 
-    monkeypatch.setattr(driver, "run_job", diverging)
+    monkeypatch.setattr(jobs, "run_job", diverging)
     out = tmp_path / "out"
     with pytest.raises(MagicNasError, match="cola diverged with every seed"):
         finetune(

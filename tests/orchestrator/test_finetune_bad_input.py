@@ -39,7 +39,7 @@ def refused(
     def never(*arguments: object, **options: object) -> None:
         raise AssertionError("a fine-tuning was begun")
 
-    monkeypatch.setattr("orchestrator.finetuning.driver.run_job", never)
+    monkeypatch.setattr("orchestrator.finetuning.jobs.run_job", never)
 
     def run(model: object, *options: object, out: Path = tmp_path / "out") -> str:
         there = out.exists()
