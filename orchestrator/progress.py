@@ -41,7 +41,8 @@ class Progress:
         ]
         self._shown_at = 0.0
         self._total, self._unit, self._initial = total, unit, initial
-        self._done, self._note = initial, ""
+        self._done: float = initial
+        self._note = ""
         self._began = time.monotonic()
         self._lined_at = self._began
 
@@ -60,14 +61,17 @@ class Progress:
         if not self._terminal:
             self._line()
 
-    def at(self, done: int, note: str = "", *, total: int | None = None) -> None:
-        """Say how many are done, with a note such as the loss, and of how many if that changed."""
+    def at(self, done: float, note: str = "", *, total: int | None = None) -> None:
+        """Say how many are done, with a note such as the loss, and of how many if that changed.
+
+        Parts of one count for the rate and the time left.
+        """
         if total is not None:
             self._total = self._bar.total = total
         if done < self._done:
             self._bar.reset()
         self._bar.set_postfix_str(note, refresh=False)
-        self._bar.update(done - self._bar.n)
+        self._bar.update(int(done) - self._bar.n)
         self._done, self._note = done, note or self._note
         if not self._terminal and time.monotonic() - self._lined_at >= LINE_S:
             self._line()
@@ -116,16 +120,16 @@ def quieten_bars() -> None:
 
 
 def format_line(
-    where: str, *, done: int, total: int, fresh: int, seconds: float, unit: str, note: str
+    where: str, *, done: float, total: int, fresh: float, seconds: float, unit: str, note: str
 ) -> str:
     """`mine train     400/1,600  25%   4.2 step/s  left 04:45  loss 5.812 nats`.
 
     `fresh` of those done were done in the last `seconds`; the rate and the time left follow.
     """
     rate = fresh / seconds if seconds > 0 else 0.0
-    count, left = f"{done:,}", ""
+    count, left = f"{int(done):,}", ""
     if total:
-        count = f"{done:,}/{total:,} {done / total:5.0%}"
+        count = f"{int(done):,}/{total:,} {done / total:5.0%}"
         minutes, rest = divmod(round((total - done) / rate), 60) if rate else (0, 0)
         left = f"left {minutes:02d}:{rest:02d}" if rate else "left --:--"
     return f"{where} {count:>18} {rate:8.1f} {unit}/s  {left:<11} {note}".rstrip()

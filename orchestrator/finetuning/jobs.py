@@ -89,7 +89,7 @@ class _Shown:
         )
 
     def _show(self, note: str) -> None:
-        self._progress.at(int(sum(self._parts.values())), note)
+        self._progress.at(sum(self._parts.values()), note)
 
 
 @contextmanager

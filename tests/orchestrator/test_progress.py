@@ -87,3 +87,18 @@ def test_rate_and_time_left_follow_from_what_was_done_now():
         "mine search  ", done=60, total=100, fresh=20, seconds=10.0, unit="child", note="best 3"
     )
     assert line == "mine search         60/100   60%      2.0 child/s  left 00:20  best 3"
+
+
+def test_parts_of_one_have_a_rate_and_a_time_left() -> None:
+    line = format_line(
+        "mine finetune", done=0.25, total=2, fresh=0.25, seconds=60.0, unit="job", note=""
+    )
+    assert line == "mine finetune          0/2   12%      0.0 job/s  left 07:00"
+
+
+def test_a_bar_takes_parts_of_one(terminal: Callable[[int], Callable[[], str]]) -> None:
+    shown = terminal(80)
+    with Progress("mine", "finetune", total=2, unit="job") as progress:
+        progress.at(0.25)
+        progress.at(1.75, "sst2 0.812")
+    assert "1/2" in shown()
