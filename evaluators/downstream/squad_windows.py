@@ -28,8 +28,9 @@ class Window:
         offsets: (T, 2) first character of each token in the context and the one after its last;
             -1 for tokens that are not of the context.
         cls: position of the token that stands for "no answer in this window".
-        start: position of the first token of the first answer, `cls` where the answer is not
-            wholly in the window, or there is none.
+        start: position of the first token of the answer that most annotators gave, of equals the
+            first (our decision; official training sets have one each); `cls` where that answer is
+            not wholly in the window, or there is none.
         end: position of its last token, likewise.
     """
 
@@ -151,10 +152,10 @@ def _windows(
 
 
 def _label(question: Question, offsets_T2: Ints) -> tuple[int, int] | None:
-    """The tokens that the first answer touches, if all of it is in the window."""
+    """The tokens that the answer touches, if all of it is in the window."""
     if not question.answers:
         return None
-    answer = question.answers[0]
+    answer = max(question.answers, key=question.answers.count)
     first = answer.start + len(answer.text) - len(answer.text.lstrip())
     after = answer.start + len(answer.text.rstrip())
     starts_T, ends_T = offsets_T2[:, 0], offsets_T2[:, 1]

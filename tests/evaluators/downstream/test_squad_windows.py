@@ -60,6 +60,20 @@ def test_white_space_around_an_answer_is_not_labelled(letters: Any) -> None:
     assert text(window, "ab cd ef", window.start, window.end) == "cd"
 
 
+@pytest.mark.parametrize(
+    ("given", "labelled"),
+    [(("ab cd ef", "cd", "cd"), "cd"), (("ef", "cd", "ab"), "ef"), (("ab", "cd", "ab"), "ab")],
+)
+def test_the_answer_that_most_annotators_gave_is_labelled(
+    letters: Any, given: tuple[str, ...], labelled: str
+) -> None:
+    context = "ab cd ef"
+    answers = tuple(Answer(answer, context.index(answer)) for answer in given)
+    asked = Question("q", "t", "who?", context, answers, False)
+    (window,) = make_windows([asked], letters, max_length=80, stride=0)
+    assert text(window, context, window.start, window.end) == labelled
+
+
 def test_a_long_question_is_cut(letters: Any) -> None:
     asked = question("ab cd", "cd", asked="  who went where and why?")
     (window,) = make_windows([asked], letters, max_length=20, stride=2, max_question_tokens=6)
