@@ -13,7 +13,7 @@ from orchestrator.finetuning.study import FROM_MNLI, span_settings
 from orchestrator.finetuning.submissions import FOLDER as SUBMISSIONS
 from orchestrator.finetuning.summary import SUMMARY
 from orchestrator.finetuning.teacher import load_teacher
-from orchestrator.finetuning.trial import KEPT, ModelSource, load_with_head, quieten
+from orchestrator.finetuning.trial import KEPT, ModelSource, load_with_head
 from orchestrator.lease import LEASE
 from orchestrator.node_copy import folder_here
 from orchestrator.runs import CONFIG
@@ -59,7 +59,6 @@ def check_model(
         InvalidInput: if it has no such head, fewer positions than `finetune.max_length`, or a
             tokenizer that cannot pad or make windows.
     """
-    quieten()
     where = str(folder_here(store, source.place)) if source.stored else source.place
     for task in {(task.kind, task.num_labels): task for task in tasks}.values():
         loaded, tokenizer = load_with_head(where, task, pooling=settings.pooling)

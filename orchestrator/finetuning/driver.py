@@ -18,6 +18,7 @@ from orchestrator.finetuning.sources import MODELS, model_source, run_named
 from orchestrator.finetuning.study import Study
 from orchestrator.finetuning.submissions import write_submissions
 from orchestrator.finetuning.summary import SUMMARY, read_rows, summarise
+from orchestrator.finetuning.trial import quieten
 from orchestrator.handover import refresh_card
 from orchestrator.lease import hold_lease
 from orchestrator.log_lines import lines_of
@@ -53,6 +54,7 @@ def finetune(
         StorageFailed: if the output folder refuses a write.
         MagicNasError: if no seed of a task came to its end.
     """
+    quieten()
     settings = settings or FinetuneSettings()
     wanted = check_tasks(tasks, settings)
     store = RunStore(run_named(model) if out is None else out)
