@@ -27,7 +27,8 @@ from benchmarks.record import RESULTS, write_record
 from orchestrator import run
 from orchestrator.config import Config, FinetuneSettings, parse
 from orchestrator.finetuning.driver import finetune
-from orchestrator.finetuning.summary import ROWS, interval
+from orchestrator.finetuning.sources import model_source
+from orchestrator.finetuning.summary import interval, read_rows
 from orchestrator.runinfo import read_info
 from orchestrator.runs import Run
 from orchestrator.stages import LEARNT_NATS
@@ -149,16 +150,25 @@ def pretrain(work: Path, *, quick: bool) -> dict[str, str]:
 def tune(work: Path, models: Mapping[str, str], *, quick: bool) -> pd.DataFrame:
     """Fine-tune all; one row per model, task, recipe and seed."""
     data, out = f"{os.environ['MAGIC_NAS_DATA']}/glue", work / "glue"
+    recipe, scratch = (settings(quick=quick, pretrained=known) for known in (True, False))
     for model in models.values():
-        finetune(model, TASKS, data=data, out=out, settings=settings(quick=quick))
-    scratch = settings(quick=quick, pretrained=False)
-    finetune(models[FOUND], ["sst2"], data=data, out=out, settings=scratch)
-    rows = RunStore(out).rows(ROWS)
-    names = {place: name for name, place in models.items()}
+        finetune(model, TASKS, data=data, out=out, settings=recipe)
+    summary = finetune(models[FOUND], ["sst2"], data=data, out=out, settings=scratch)
+    store = RunStore(out)
+    names = {model_source(store, model).digest: name for name, model in models.items()}
+    chosen = {name for result in summary["results"] for name in result["names"]}
+    # An earlier model's, or of other settings, may be there.
+    rows = [
+        row
+        for row in read_rows(store)
+        if row["model_digest"] in names and row["max_steps"] == recipe.max_steps
+    ]
     frame = pd.DataFrame(rows)
     frame["model"] = [
-        names[row["model"]] + ("" if row["pretrained"] else " (random weights)") for row in rows
+        names[row["model_digest"]] + ("" if row["pretrained"] else " (random weights)")
+        for row in rows
     ]
+    frame["chosen"] = frame["name"].isin(chosen)
     frame["scores"] = [json.dumps(row.get("scores")) for row in rows]
     return frame.drop(columns=["name", "model_digest", "start", "teacher"])
 
@@ -185,21 +195,12 @@ Seeds = dict[int, float]
 
 
 def final(frame: pd.DataFrame) -> dict[str, dict[str, Seeds]]:
-    """Headline x 100 by model, task and seed, each at its chosen recipe: that with most seeds."""
-    chosen: dict[str, dict[str, Seeds]] = {}
-    ended = frame[frame["error"].isna()].to_dict("records")
-    for model in dict.fromkeys(row["model"] for row in ended):
-        chosen[model] = {}
-        for task in dict.fromkeys(row["task"] for row in ended if row["model"] == model):
-            recipes: dict[tuple[float, float], Seeds] = {}
-            for row in ended:
-                if (row["model"], row["task"]) == (model, task):
-                    recipe = recipes.setdefault((row["learning_rate"], row["epochs"]), {})
-                    recipe[row["seed"]] = 100 * row["headline"]
-            chosen[model][task] = max(
-                recipes.values(), key=lambda seeds: (len(seeds), seeds.get(0, 0.0))
-            )
-    return chosen
+    """Headline x 100 by model, task and seed, each at the recipe that was chosen."""
+    scores: dict[str, dict[str, Seeds]] = {}
+    for row in frame[frame["error"].isna() & frame["chosen"]].to_dict("records"):
+        seeds = scores.setdefault(row["model"], {}).setdefault(row["task"], {})
+        seeds[row["seed"]] = 100 * row["headline"]
+    return scores
 
 
 def compare(frame: pd.DataFrame, learnt_nats: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
@@ -209,7 +210,7 @@ def compare(frame: pd.DataFrame, learnt_nats: Mapping[str, Mapping[str, float]])
         name: values["unigram_nats"] - values["loss_nats"] for name, values in learnt_nats.items()
     }
     unlearnt = [name for name in BASELINES if below[name] < LEARNT_NATS]
-    found, scratch = scores[FOUND], scores[f"{FOUND} (random weights)"]
+    found, scratch = scores[FOUND], scores.get(f"{FOUND} (random weights)", {})
     return {
         "valid": not unlearnt,
         "unlearnt": unlearnt,
@@ -226,20 +227,20 @@ def compare(frame: pd.DataFrame, learnt_nats: Mapping[str, Mapping[str, float]])
             for name in (FOUND, *BASELINES)
         },
         **{f"over_{name}": _difference(found, scores[name]) for name in BASELINES},
-        "over_random_weights_sst2": _stats(_paired(found["sst2"], scratch["sst2"])),
+        "over_random_weights_sst2": _stats(_paired(found.get("sst2", {}), scratch.get("sst2", {}))),
     }
 
 
 def _difference(one: Mapping[str, Seeds], other: Mapping[str, Seeds]) -> dict[str, Any]:
     return {
         "mean": _stats(_paired(_mean_of_tasks(one), _mean_of_tasks(other))),
-        **{task: _stats(_paired(one[task], other[task])) for task in TASKS},
+        **{task: _stats(_paired(one.get(task, {}), other.get(task, {}))) for task in TASKS},
     }
 
 
 def _mean_of_tasks(scores: Mapping[str, Seeds]) -> Seeds:
     """By seed, over the tasks; seeds that diverged on a task are left out."""
-    seeds = sorted(set.intersection(*(set(scores[task]) for task in TASKS)))
+    seeds = sorted(set.intersection(*(set(scores.get(task, {})) for task in TASKS)))
     return {seed: mean(scores[task][seed] for task in TASKS) for seed in seeds}
 
 
@@ -248,7 +249,8 @@ def _paired(one: Seeds, other: Seeds) -> list[float]:
 
 
 def _stats(values: Sequence[float]) -> dict[str, Any]:
-    return {"estimate": mean(values), "interval": interval(values), "seeds": len(values)}
+    estimate = mean(values) if values else None
+    return {"estimate": estimate, "interval": interval(values), "seeds": len(values)}
 
 
 def main() -> None:
@@ -279,8 +281,9 @@ def _print(results: Mapping[str, Any]) -> None:
     names = (FOUND, *BASELINES)
     print(f"{'':<10}" + "".join(f"{task:>8}" for task in (*TASKS, "mean")))
     for name in names:
-        cells = [results["scores"][name][task] for task in TASKS] + [results["mean"][name]]
-        print(f"{name:<10}" + "".join(f"{cell['estimate']:8.1f}" for cell in cells))
+        cells = [results["scores"][name].get(task, _stats([])) for task in TASKS]
+        cells.append(results["mean"][name])
+        print(f"{name:<10}" + "".join(f"{_number(cell['estimate']):>8}" for cell in cells))
     for name in BASELINES:
         for what, cell in results[f"over_{name}"].items():
             print(f"found over {name:<8} {what:<6} {_text(cell)}")
@@ -289,8 +292,14 @@ def _print(results: Mapping[str, Any]) -> None:
         print(f"The comparison is not valid: {' and '.join(results['unlearnt'])} did not learn")
 
 
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"
+
+
 def _text(cell: Mapping[str, Any]) -> str:
-    low, high = cell["interval"] or (float("nan"), float("nan"))
+    if cell["interval"] is None:
+        return _number(cell["estimate"])
+    low, high = cell["interval"]
     return f"{cell['estimate']:+.2f} [{low:+.2f}, {high:+.2f}]"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.export import CARD, ModelCard, export_model, model_card, replace_folder
 from orchestrator.finetuning.digest import digest_of
-from orchestrator.finetuning.summary import read_rows, summarise
+from orchestrator.finetuning.summary import summary_of
 from orchestrator.finetuning.table import Line, lines
 from orchestrator.node_copy import folder_here, folder_to_fill
 from orchestrator.runinfo import read_info
@@ -76,8 +76,8 @@ def refresh_card(run: Run) -> None:
 def _finetuned(run: Run, export: Path) -> tuple[Line, ...]:
     """Of the model in that folder and no other."""
     digest = digest_of(export)
-    rows = [row for row in read_rows(run.store) if row["model_digest"] == digest]
-    return tuple(lines(summarise(rows)))
+    results = summary_of(run.store)["results"]
+    return tuple(lines({"results": [r for r in results if r["model_digest"] == digest]}))
 
 
 def _card(run: Run) -> ModelCard:

@@ -5,6 +5,7 @@ anything else from the classes that transformers itself has. Beside the flow.
 """
 
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +30,11 @@ _LOADING_ERRORS = (
     *(OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError),
     *(SafetensorError, HFValidationError, StrictDataclassError),
 )
+
+_FILES = ["*.json", "*.txt", "*.model"]
+_WEIGHTS = ["*.safetensors"]
+_OLD_WEIGHTS = ["pytorch_model*.bin"]
+"""Of a model on the hub, in its root: the last are taken where there are no safetensors."""
 
 
 @dataclass(frozen=True)
@@ -123,13 +130,40 @@ def load_tokenizer(model: str, *, config: Any = None) -> PreTrainedTokenizerBase
             f"a model has a tokenizer beside it, but {model} has none; save it there with "
             f"tokenizer.save_pretrained"
         )
-    vocab_size = max(ids) + 1 if config is None else config.vocab_size
+    vocab_size = max(ids) + 1 if config is None else getattr(config, "vocab_size", None)
+    if vocab_size is None:
+        raise InvalidInput(
+            f"a model has a vocabulary, but the configuration of {model} ({config.model_type}) has "
+            f"no vocab_size: take another model"
+        )
     if max(ids) >= vocab_size:
         raise InvalidInput(
             f"a tokenizer's ids must be below the model's vocab_size, but in {model} they go up to "
             f"{max(ids)} and vocab_size is {vocab_size}; resize the model's token embeddings"
         )
     return tokenizer
+
+
+@contextmanager
+def hub_files(name: str) -> Iterator[Path]:
+    """A folder of links to the files of a model on the Hugging Face hub, in its cache here.
+
+    Raises:
+        InvalidInput: if there is no such model, or the hub cannot be reached.
+    """
+    _config_dict(name)
+    files: list[Path] = []
+    for patterns in (_FILES, _WEIGHTS, _OLD_WEIGHTS):
+        with _as_invalid_input(name, "its files"):
+            cached = snapshot_download(name, allow_patterns=patterns, ignore_patterns="*/*")
+        found = [file for pattern in patterns for file in Path(cached).glob(pattern)]
+        files += found
+        if found and patterns is _WEIGHTS:
+            break
+    with tempfile.TemporaryDirectory() as folder:
+        for file in files:
+            Path(folder, file.name).symlink_to(file.resolve())
+        yield Path(folder)
 
 
 def kind_of(model: str) -> str:

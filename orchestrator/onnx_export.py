@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from evaluators.downstream.finetuning import positions_of
 from orchestrator.hugging_face_models import kind_of, load_pretrained
 from supernet.errors import ExportDiffers, InvalidInput
 
@@ -64,7 +65,7 @@ def export_onnx(model: str, *, out: Path | None = None, kind: str | None = None)
     kind = kind_of(model) if kind is None else kind
     loaded, tokenizer = load_pretrained(model, kind, new_head=kind == "features")
     traced = _Traced(loaded, _inputs(loaded), OUTPUTS[kind])
-    longest = min(_positions(loaded), tokenizer.model_max_length)
+    longest = min(positions_of(loaded) or 512, tokenizer.model_max_length)
     partial = path.with_name(f".{path.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -181,15 +182,6 @@ def _inputs(model: Any) -> tuple[str, ...]:
     if absent:
         raise InvalidInput(f"ONNX is written of encoders of text, but the model has no {absent[0]}")
     return names
-
-
-def _positions(model: Any) -> int:
-    """The most tokens of a sequence; in RoBERTa positions are counted from behind padding's."""
-    for name, module in model.named_modules():
-        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
-            skipped = 0 if module.padding_idx is None else module.padding_idx + 1
-            return module.num_embeddings - skipped
-    return int(getattr(model.config, "max_position_embeddings", 512))
 
 
 def _write(traced: _Traced, file: Path, *, model: str) -> None:

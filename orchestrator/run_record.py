@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from orchestrator.config import Config, parse, read_yaml
-from orchestrator.finetuning.summary import read_rows, summarise
+from orchestrator.finetuning.summary import summary_of
 from orchestrator.leaderboard import build_leaderboard
 from orchestrator.limits import Limits
 from orchestrator.objectives import DEFAULT_OBJECTIVES, Objectives
@@ -133,7 +133,7 @@ def read_run(store: RunStore) -> RunRecord:
         ranking=_json(store, "ranking.json"),
         ranked=_frame(store, "ranking.parquet"),
         latency=_json(store, "latency.json"),
-        finetuned=summarise(read_rows(store)),
+        finetuned=summary_of(store),
     )
 
 

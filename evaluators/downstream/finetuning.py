@@ -68,7 +68,9 @@ class Outcome:
     train_loss: float = 0.0
     steps: int = 0
     truncated: int = 0
-    """Training examples that were longer than the model's input."""
+    """See `TaskHead.truncated`."""
+    trivial: float = 0.0
+    """See `TaskHead.trivial`; compares with the headline."""
     wall_s: float = 0.0
 
 
@@ -94,6 +96,7 @@ def finetune(
 
     Raises:
         TrainingDiverged: if the loss or the model's outputs are no longer finite.
+        InvalidInput: if the GPU lacks the recipe's precision.
     """
     began = time.monotonic()
     set_seed(recipe.seed)
@@ -131,6 +134,7 @@ def finetune(
         train_loss=float(result.training_loss),
         steps=int(trainer.state.global_step),
         truncated=head.truncated,
+        trivial=head.trivial,
         wall_s=round(time.monotonic() - began, 2),
     )
 
@@ -182,7 +186,13 @@ def _arguments(recipe: Recipe, folder: str, examples: int, *, in_order: bool) ->
     steps = max(1, math.ceil(per_epoch * recipe.epochs))
     if recipe.max_steps:
         steps = min(steps, recipe.max_steps)
-    return TrainingArguments(
+    on_gpu = torch.cuda.is_available()
+    if recipe.precision == "bf16" and on_gpu and not torch.cuda.is_bf16_supported():
+        raise InvalidInput(
+            f"finetune.precision=bf16 needs a GPU that has it, but got "
+            f"{torch.cuda.get_device_name()}: use fp32"
+        )
+    arguments = TrainingArguments(
         output_dir=folder,
         per_device_train_batch_size=recipe.batch_size,
         max_steps=steps,
@@ -194,7 +204,7 @@ def _arguments(recipe: Recipe, folder: str, examples: int, *, in_order: bool) ->
         adam_epsilon=1e-6,
         max_grad_norm=recipe.clip_norm,
         bf16=recipe.precision == "bf16",
-        use_cpu=not torch.cuda.is_available(),
+        use_cpu=not on_gpu,
         seed=recipe.seed,
         train_sampling_strategy="sequential" if in_order else "group_by_length",
         remove_unused_columns=False,
@@ -205,6 +215,9 @@ def _arguments(recipe: Recipe, folder: str, examples: int, *, in_order: bool) ->
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+    if arguments.n_gpu > 1:
+        arguments._n_gpu = 1  # one fine-tuning takes one; else Trainer multiplies the batch
+    return arguments
 
 
 class _Collator(DataCollatorWithPadding):  # type: ignore[misc]

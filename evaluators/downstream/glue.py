@@ -123,7 +123,7 @@ def _from_folder(task: Task, folder: Path, layout: Layout, split: str) -> list[E
         )
     wanted = task.texts if test else (*task.texts, task.label)
     columns = () if test else layout.columns
-    rows = read_rows(path, wanted, columns=columns, broken=task.broken_rows)
+    rows = read_rows(path, wanted, columns=columns, broken=0.0 if test else task.broken_rows)
     return [_example(task, row, path, idx) for idx, row in enumerate(rows)]
 
 

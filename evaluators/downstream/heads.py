@@ -1,18 +1,21 @@
 """A task's data, encoded for one model: what goes in, and what its outputs are worth."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from evaluators.downstream.glue import Example
-from evaluators.downstream.metrics import headline, score
+from evaluators.downstream.metrics import headline, majority, score
 from evaluators.downstream.tasks import Task
 
 Features = Sequence[Mapping[str, Any]]
 Predict = Callable[[Features], list[torch.Tensor]]
+TEST_PREDICTIONS = "test_predictions"
 
 
 @dataclass(frozen=True)
@@ -20,19 +23,41 @@ class TaskData:
     """A task's splits as they were read; `dev` and `test` by the names of their parts.
 
     MNLI has two of each, matched ("dev", "test") and mismatched ("dev_mm", "test_mm").
+    `from_hub`: whether they are the hub's, rather than of local files; `stand_in`: as
+    `Layout.stand_in`.
     """
 
     task: Task
     train: Sequence[Any]
     dev: Mapping[str, Sequence[Any]]
     test: Mapping[str, Sequence[Any]]
+    from_hub: bool = False
+    stand_in: str = ""
+
+    @cached_property
+    def digest(self) -> str:
+        """Of what is trained and judged on."""
+        return _digest([self.train, *(self.dev[name] for name in sorted(self.dev))])
+
+    @cached_property
+    def test_digest(self) -> str:
+        """Of the test splits."""
+        return _digest([self.test[name] for name in sorted(self.test)])
+
+
+def _digest(parts: Sequence[Sequence[Any]]) -> str:
+    found = hashlib.sha256()
+    for part in parts:
+        found.update(repr(part).encode())
+    return found.hexdigest()[:16]
 
 
 class TaskHead(Protocol):
     """What fine-tuning asks of a task.
 
     Attributes:
-        truncated: training examples that were longer than the input.
+        truncated: training examples that were longer than the input; of spans, windows beyond
+            one per question.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -54,6 +79,11 @@ class TaskHead(Protocol):
 
     def headline(self, scores: Mapping[str, float]) -> float:
         """The figure that stands for the task."""
+        ...
+
+    @property
+    def trivial(self) -> float:
+        """The headline of a rule that learns nothing of the inputs, for comparison."""
         ...
 
     def predictions(self, outputs: list[torch.Tensor], predict: Predict) -> dict[str, Any]:
@@ -105,12 +135,21 @@ class SentenceHead:
         """As GLUE averages a task's metrics; that of the matched part for MNLI."""
         return headline(self._data.task, dict(scores))
 
+    @cached_property
+    def trivial(self) -> float:
+        """What train says most, or on average (STS-B)."""
+        data = self._data
+        return self.headline(majority(data.task, data.train, data.dev["dev"]))
+
     def predictions(self, outputs: list[torch.Tensor], predict: Predict) -> dict[str, Any]:
-        """Labels of the test splits, as numbers, by split, as "test_predictions"."""
+        """Labels of the test splits as numbers, by split, and the splits' digest."""
         return {
-            "test_predictions": {
-                name: self._predictions(predict(self._encode(examples, labels=False)))
-                for name, examples in self._data.test.items()
+            TEST_PREDICTIONS: {
+                "data": self._data.test_digest,
+                "predictions": {
+                    name: self._predictions(predict(self._encode(examples, labels=False)))
+                    for name, examples in self._data.test.items()
+                },
             }
         }
 

@@ -1,6 +1,7 @@
 """A question about a context, to a span of it (SQuAD), for one model's tokenizer."""
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from evaluators.downstream.squad_decoding import (
     best_threshold,
     decode,
 )
-from evaluators.downstream.squad_metric import score_squad
+from evaluators.downstream.squad_metric import score_squad, trivial_squad
 from evaluators.downstream.squad_windows import Window, make_windows
 
 _MOST = 1e30
@@ -70,6 +71,12 @@ class SpanHead:
     def headline(self, scores: Mapping[str, float]) -> float:
         """F1."""
         return headline(self._data.task, dict(scores))
+
+    @cached_property
+    def trivial(self) -> float:
+        """See `trivial_squad`."""
+        data = self._data
+        return self.headline(trivial_squad(data.task, data.train, data.dev["dev"]).scores)
 
     def predictions(self, outputs: list[torch.Tensor], predict: Predict) -> dict[str, Any]:
         """Of the dev split, for the test split is not public, as the official scripts read them.

@@ -1,5 +1,6 @@
 """Predictions for GLUE's leaderboard: one file per test split, `index` and `prediction`."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,8 +40,8 @@ def write_submission(
 
 def _written(task: Task, value: float, idx: int) -> str:
     if task.kind == "regression":
-        if value != value:
-            raise InvalidInput(f"a prediction must be a number, but that of row {idx} is {value}")
+        if not math.isfinite(value):
+            raise InvalidInput(f"a prediction must be finite, but that of row {idx} is {value}")
         return f"{min(max(float(value), 0.0), MAX_SIMILARITY):.3f}"
     if value not in range(task.num_labels):
         raise InvalidInput(

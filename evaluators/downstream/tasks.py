@@ -21,10 +21,13 @@ class Layout:
             file are divided by articles (SQuAD).
         columns: names of the columns of files that have no header; files of test splits
             always have one. Empty: all files have a header.
+        stand_in: what takes the place of the task's own splits, if anything; such scores do not
+            compare with others.
     """
 
     files: tuple[tuple[str, str], ...]
     columns: tuple[str, ...] = ()
+    stand_in: str = ""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,8 @@ _FILES = (("train", "train.tsv"), ("dev", "dev.tsv"), ("test", "test.tsv"))
 _GLUE = Layout(_FILES)
 _HEADLESS_COLA = Layout(_FILES, ("source", "label", "author_label", "sentence"))
 _MSR_PARAPHRASE = Layout(
-    (("train", "msr_paraphrase_train.txt"), ("dev", "msr_paraphrase_test.txt"))
+    (("train", "msr_paraphrase_train.txt"), ("dev", "msr_paraphrase_test.txt")),
+    stand_in="dev: the test split",
 )
 _MNLI = Layout(
     (
@@ -110,14 +114,21 @@ _MNLI = Layout(
 _MNLI_AND_SNLI = Layout(
     (("train", "snli.tsv"), ("dev", "mnli_matched.tsv"), ("dev_mm", "mnli_mismatched.tsv")),
     ("gold_label", "sentence1", "sentence2"),
+    stand_in="train: SNLI",
 )
 _SQUAD = (
     Layout((("train", "train-v1.1.json"), ("dev", "dev-v1.1.json"))),
-    Layout((("train", "new_wiki_v1.0.json"), ("dev", "xquad.en.json"))),
+    Layout(
+        (("train", "new_wiki_v1.0.json"), ("dev", "xquad.en.json")),
+        stand_in="train: new_wiki, dev: XQuAD",
+    ),
 )
 _SQUAD2 = (
     Layout((("train", "train-v2.0.json"), ("dev", "dev-v2.0.json"))),
-    Layout((("train", "squad2_dev_5articles.json"), ("dev", "squad2_dev_5articles.json"))),
+    Layout(
+        (("train", "squad2_dev_5articles.json"), ("dev", "squad2_dev_5articles.json")),
+        stand_in="train and dev: articles of one file",
+    ),
 )
 _PAIR = ("sentence1", "sentence2")
 

@@ -59,7 +59,7 @@ def check_model(
         InvalidInput: if it has no such head, fewer positions than `finetune.max_length`, or a
             tokenizer that cannot pad or make windows.
     """
-    where = str(folder_here(store, source.place)) if source.stored else source.place
+    where = str(folder_here(store, source.place))
     for task in {(task.kind, task.num_labels): task for task in tasks}.values():
         loaded, tokenizer = load_with_head(where, task, pooling=settings.pooling)
         check_tokenizer(source.name, loaded, tokenizer, task)

@@ -17,7 +17,7 @@ from orchestrator.finetuning.jobs import doing
 from orchestrator.finetuning.sources import MODELS, model_source, run_named
 from orchestrator.finetuning.study import Study
 from orchestrator.finetuning.submissions import write_submissions
-from orchestrator.finetuning.summary import SUMMARY, read_rows, summarise
+from orchestrator.finetuning.summary import SUMMARY, read_rows, summary_of
 from orchestrator.finetuning.trial import quieten
 from orchestrator.handover import refresh_card
 from orchestrator.lease import hold_lease
@@ -69,9 +69,9 @@ def finetune(
         study = Study(store, source, read, settings)
         with doing(store, address, local, study) as do:
             study.run(do)
-        summary = summarise(read_rows(store))
+        summary = summary_of(store)
         store.write_json(SUMMARY, summary)
-        write_submissions(store, study.chosen, {task.name: task for task in wanted})
+        write_submissions(store, study.chosen, settings)
         if run is not None:
             refresh_card(run)
             write_report(store)

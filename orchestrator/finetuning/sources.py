@@ -5,9 +5,9 @@ export), `RUN@NAME` with a retrained model of a run ("best", "baseline", "contro
 with inherited weights (its rank in the leaderboard, or its architecture), or a name on the hub.
 """
 
-import hashlib
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ import torch
 from orchestrator.export import export_model
 from orchestrator.finetuning.digest import BESIDE, digest_of
 from orchestrator.finetuning.trial import ModelSource
+from orchestrator.hugging_face_models import hub_files
 from orchestrator.leaderboard import load_leaderboard
 from orchestrator.node_copy import folder_here, folder_to_fill
 from orchestrator.runs import CONFIG, SUPERNET, Run
@@ -37,7 +38,8 @@ def model_source(store: RunStore, model: str) -> ModelSource:
         store: the output folder.
 
     Raises:
-        InvalidInput: if a run, a row of it or a folder is named that is not there.
+        InvalidInput: if a run, a row of it or a folder is named that is not there, or the hub does
+            not give the model.
     """
     run, at, child = model.rpartition("@")
     if at and _is_run(run):
@@ -62,8 +64,8 @@ def model_source(store: RunStore, model: str) -> ModelSource:
             f"MODEL must be a model's folder, a run's, RUN@NAME or a name on the Hugging Face hub, "
             f"but there is no folder {model}"
         )
-    digest = hashlib.sha256(model.encode()).hexdigest()[:16]
-    return ModelSource(model, model, stored=False, digest=digest)
+    with hub_files(model) as files:
+        return replace(_folder(store, files, name=model), from_hub=True)
 
 
 def run_named(model: str) -> str:
@@ -106,7 +108,7 @@ def _folder(store: RunStore, folder: Path, *, name: str) -> ModelSource:
             write_manifest(partial)
             shutil.rmtree(copy, ignore_errors=True)
             partial.rename(copy)
-    return ModelSource(name, place, stored=True, digest=digest)
+    return ModelSource(name, place, digest)
 
 
 def _child(store: RunStore, run: Run, child: str, *, name: str) -> ModelSource:

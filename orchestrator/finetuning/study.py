@@ -3,7 +3,6 @@
 Tasks side by side; a fine-tuning that has its row is not done again.
 """
 
-import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -12,14 +11,14 @@ from statistics import median
 from typing import Any
 
 from evaluators.downstream.finetuning import Recipe
-from evaluators.downstream.heads import TaskData
+from evaluators.downstream.heads import TEST_PREDICTIONS, TaskData
 from orchestrator.config import FinetuneSettings
 from orchestrator.finetuning.digest import digest_of
-from orchestrator.finetuning.summary import ROWS, read_rows
+from orchestrator.finetuning.summary import CHOICES, ROWS, read_rows
 from orchestrator.finetuning.teacher import teacher_logits
 from orchestrator.finetuning.trial import KEPT, Job, ModelSource, SpanSettings
+from orchestrator.hugging_face_models import hub_files
 from orchestrator.store import RunStore
-from supernet.errors import MagicNasError
 from supernet.manifest import MANIFEST
 
 FROM_MNLI = frozenset({"rte", "mrpc", "stsb"})
@@ -50,18 +49,17 @@ class Study:
         self.failed: list[str] = []
         """What is to say of tasks of which no seed came to its end."""
         self._teacher = _identity(settings.teacher.model) if settings.teacher else None
-        self._digests = {name: _digest_of(task) for name, task in data.items()}
 
     def run(self, do: Do) -> None:
         """MNLI first where others start from it, else all tasks together."""
-        starters = [name for name in self.data if name == "mnli"]
-        if self.settings.from_mnli and starters:
-            self._tasks(starters, do)
-            if self.failed:
-                raise MagicNasError(self.failed[0])
-            self._tasks([name for name in self.data if name not in starters], do)
-        else:
-            self._tasks(list(self.data), do)
+        names = list(self.data)
+        if self.settings.from_mnli:
+            self._tasks(["mnli"], do)
+            names.remove("mnli")
+            if waiting := FROM_MNLI.intersection(names) if self.failed else None:
+                self.failed.append(f"{', '.join(sorted(waiting))} had no model to start from")
+                names = [name for name in names if name not in waiting]
+        self._tasks(names, do)
 
     def _tasks(self, names: Sequence[str], do: Do) -> None:
         settings = self.settings
@@ -75,7 +73,9 @@ class Study:
             best = max(grid, key=lambda jobs: _median(rows, jobs, nothing=-2.0))
             finals[name] = self._jobs(name, best[0].recipe, range(settings.seeds))
         rows |= self._done(do, [job for jobs in finals.values() for job in jobs])
+        writer = self.store.row_writer(CHOICES)
         for name, jobs in finals.items():
+            writer.write([{"names": [job.name for job in jobs]}])
             chosen = _middle(rows, jobs)
             if chosen is None:
                 self.failed.append(
@@ -84,10 +84,16 @@ class Study:
                 )
                 continue
             self.chosen[name] = chosen
-            if chosen.keep and not self.store.exists(f"{chosen.folder}/{MANIFEST}"):
-                # An earlier call with other seeds dropped its model.
+            if chosen.keep and not self._kept(chosen):
                 self._do(do, [chosen], lambda row: None)
             self._drop_others(name)
+
+    def _kept(self, job: Job) -> bool:
+        """Whether its model is there: not if an earlier call chose another, or had other tests."""
+        if not self.store.exists(f"{job.folder}/{MANIFEST}"):
+            return False
+        data, file = self.data[job.task], f"{job.folder}/{TEST_PREDICTIONS}.json"
+        return not data.test or self.store.read_json(file).get("data") == data.test_digest
 
     def _grid(self) -> list[Recipe]:
         settings = self.settings
@@ -115,7 +121,7 @@ class Study:
             Job(
                 model=self.source,
                 task=name,
-                data=self._digests[name],
+                data=self.data[name].digest,
                 recipe=replace(recipe, seed=seed),
                 pretrained=self.settings.pretrained,
                 max_length=self.settings.max_length,
@@ -183,17 +189,11 @@ def _middle(rows: Mapping[str, Mapping[str, Any]], jobs: Sequence[Job]) -> Job |
 
 
 def _identity(model: str) -> str:
-    """A model's name, with a digest of its content where it is a folder."""
-    folder = Path(model)
-    return f"{model} {digest_of(folder)}" if folder.is_dir() else model
-
-
-def _digest_of(data: TaskData) -> str:
-    """Of what is trained and judged on: other files of the same task are other rows."""
-    found = hashlib.sha256()
-    for part in (data.train, *(data.dev[name] for name in sorted(data.dev))):
-        found.update(repr(part).encode())
-    return found.hexdigest()[:16]
+    """A model's name with a digest of its content."""
+    if Path(model).is_dir():
+        return f"{model} {digest_of(Path(model))}"
+    with hub_files(model) as files:
+        return f"{model} {digest_of(files)}"
 
 
 def span_settings(settings: FinetuneSettings) -> SpanSettings:

@@ -13,6 +13,8 @@ from supernet.errors import InvalidInput
 SUMMARY = "finetune.json"
 ROWS = "finetune"
 """Kind of the rows."""
+CHOICES = "finetune_choice"
+"""Kind of the rows that name those of a task that a call took for its final figures."""
 _WHAT = ("model_digest", "task", "data", "pretrained", "start", "teacher", "pooling")
 _SPANS = ("stride", "n_best", "max_answer_tokens", "no_answer_threshold")
 _RECIPE = (
@@ -43,28 +45,47 @@ def read_rows(store: RunStore) -> list[dict[str, Any]]:
     return list({row["name"]: row for row in rows}.values())
 
 
-def summarise(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Per model and task: the learning rate and epochs with most seeds (the chosen ones).
+def summary_of(store: RunStore) -> dict[str, Any]:
+    """What the rows of an output folder come to.
+
+    Raises:
+        InvalidInput: as `read_rows`.
+    """
+    return summarise(read_rows(store), store.rows(CHOICES))
+
+
+def summarise(
+    rows: Iterable[Mapping[str, Any]], choices: Iterable[Mapping[str, Any]] = ()
+) -> dict[str, Any]:
+    """Per model and task the figures of the last choice; of a study that is not at its end, of
+    the learning rate and epochs with most seeds.
 
     `interval` is the 95 % t-interval of the mean over seeds.
     """
-    groups: dict[tuple[Any, ...], dict[tuple[Any, ...], list[Mapping[str, Any]]]] = {}
+    groups: dict[tuple[Any, ...], dict[str, Mapping[str, Any]]] = {}
     for row in rows:
         what = tuple(_value(row, key) for key in (*_WHAT, *_RECIPE, *_SPANS))
-        groups.setdefault(what, {}).setdefault(tuple(row[key] for key in _GRID), []).append(row)
-    return {"results": [_figures(list(grid.values())) for grid in groups.values()]}
+        groups.setdefault(what, {})[row["name"]] = row
+    chosen = [choice["names"] for choice in choices]
+    return {"results": [_figures(group, chosen) for group in groups.values()]}
 
 
 def _value(row: Mapping[str, Any], key: str) -> Any:
     return row.get(key, _DEFAULTS.get(key))
 
 
-def _figures(grid: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def _figures(
+    group: Mapping[str, Mapping[str, Any]], choices: Sequence[Sequence[str]]
+) -> dict[str, Any]:
     def rank(rows: Sequence[Mapping[str, Any]]) -> tuple[int, float]:
         found = [row["headline"] for row in rows if row["error"] is None]
         return len(rows), median(found) if found else -math.inf
 
-    rows = max(grid, key=rank)
+    grid: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in group.values():
+        grid.setdefault(tuple(row[key] for key in _GRID), []).append(row)
+    mine = [names for names in choices if group.keys() >= set(names)]
+    rows = [group[name] for name in mine[-1]] if mine else max(grid.values(), key=rank)
     ended = [row for row in rows if row["error"] is None]
     values = [row["headline"] for row in ended]
     first = rows[0]
@@ -72,10 +93,13 @@ def _figures(grid: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     keys = ("model", *_WHAT, *_RECIPE, *spans, *_GRID, "num_params")
     return {
         **{key: _value(first, key) for key in keys},
+        "names": [row["name"] for row in rows],
         "tried": len(grid),
         "seeds": len(rows),
         "diverged": len(rows) - len(ended),
         "headline": median(values) if values else None,
+        "stand_in": first.get("stand_in", ""),
+        "trivial": next((row["trivial"] for row in ended if "trivial" in row), None),
         "mean": mean(values) if values else None,
         "interval": interval(values),
         "scores": {

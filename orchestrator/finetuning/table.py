@@ -16,12 +16,13 @@ Result = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Line:
-    """A model on a task, all in words; `diverged` counts seeds."""
+    """A model on a task, all in words; `diverged` counts seeds, `trivial` learns nothing."""
 
     model: str
     task: str
     median: str
     mean: str
+    trivial: str
     metrics: str
     recipe: str
     seeds: int
@@ -55,6 +56,8 @@ def tasks(summary: Mapping[str, Any]) -> list[str]:
 def overview(summary: Mapping[str, Any]) -> list[Overview]:
     """One per model; of a task with several recipes that with most seeds, the last if it is a draw.
 
+    No mean of GLUE where other data stood in for a task's own, as `Layout.stand_in` says.
+
     A model whose RTE, MRPC or STS-B started from MNLI takes its other tasks from the plain one.
     """
     results, names = summary["results"], tasks(summary)
@@ -72,9 +75,7 @@ def overview(summary: Mapping[str, Any]) -> list[Overview]:
         Overview(
             label,
             tuple(_percent(best[name]["headline"] if name in best else None) for name in names),
-            _percent(
-                mean(best[name]["headline"] for name in GLUE) if set(GLUE) <= set(best) else None
-            ),
+            _percent(mean(best[name]["headline"] for name in GLUE) if _is_glue(best) else None),
         )
         for label, best in found.items()
     ]
@@ -84,19 +85,23 @@ def format_summary(summary: Mapping[str, Any]) -> str:
     """The table that the command prints."""
     rows = lines(summary)
     width = max([28, *(len(row.model) for row in rows)])
-    head = f"{'task':<7} {'median':>7} {'mean ± 95 %':>15} {'seeds':>6}  metrics"
+    head = f"{'task':<7} {'median':>7} {'mean ± 95 %':>15} {'trivial':>8} {'seeds':>6}  metrics"
     text = [f"{'model':<{width}} {head}"]
     for row in rows:
         seeds = f"{row.seeds}" + (f" ({row.diverged} diverged)" if row.diverged else "")
         text.append(
-            f"{row.model:<{width}} {row.task:<7} {row.median:>7} {row.mean:>15} {seeds:>6}  "
-            f"{row.metrics} ({row.recipe})"
+            f"{row.model:<{width}} {row.task:<7} {row.median:>7} {row.mean:>15} "
+            f"{row.trivial:>8} {seeds:>6}  {row.metrics} ({row.recipe})"
         )
     means = [f"{row.model}: GLUE {row.glue}" for row in overview(summary) if row.glue != NOTHING]
     return "\n".join([*text, *means])
 
 
 _FROM_MNLI = ", from MNLI"
+
+
+def _is_glue(best: Mapping[str, Result]) -> bool:
+    return all(name in best and not best[name].get("stand_in") for name in GLUE)
 
 
 def _labels(results: Sequence[Result]) -> list[str]:
@@ -117,7 +122,7 @@ def _notes(result: Result) -> str:
     notes = [
         "" if result["pretrained"] else ", random weights",
         "" if result["pooling"] == "cls" else f", pooling {result['pooling']}",
-        f", taught by {teacher.split()[0]}" if teacher else "",
+        f", taught by {teacher.rpartition(' ')[0]}" if teacher else "",
         _FROM_MNLI if result["start"] else "",
     ]
     return "".join(notes)
@@ -129,17 +134,24 @@ def _line(result: Result, label: str) -> Line:
         task=result["task"],
         median=_percent(result["headline"]),
         mean=mean_of(result),
-        metrics=", ".join(
-            f"{name} {_percent(value)}"
-            for name, value in result["scores"].items()
-            if name != "null_odds"
-        )
-        or "diverged with every seed",
+        trivial=_percent(result.get("trivial")),
+        metrics=_metrics(result),
         recipe=recipe(result),
         seeds=result["seeds"],
         diverged=result["diverged"],
         notes=_notes(result),
     )
+
+
+def _metrics(result: Result) -> str:
+    scores = [
+        f"{name} {_percent(value)}"
+        for name, value in result["scores"].items()
+        if name != "null_odds"
+    ]
+    if not scores:
+        return "diverged with every seed"
+    return ", ".join(scores) + (f"; {stand_in}" if (stand_in := result.get("stand_in")) else "")
 
 
 def mean_of(result: Result) -> str:

@@ -36,15 +36,15 @@ class ModelSource:
 
     Args:
         name: as the user gave it, for tables.
-        place: a folder of the output folder, or a name on the Hugging Face hub.
-        stored: whether it is a folder of the output folder.
-        digest: of its weights and configuration; of the name where it is the hub's.
+        place: a folder of the output folder.
+        digest: of its weights, configuration and tokenizer.
+        from_hub: whether `name` is one on the Hugging Face hub.
     """
 
     name: str
     place: str
-    stored: bool
     digest: str
+    from_hub: bool = False
 
 
 @dataclass(frozen=True)
@@ -119,6 +119,7 @@ def run_job(
         "model_digest": job.model.digest,
         "task": job.task,
         "data": job.data,
+        "stand_in": data.stand_in,
         "pretrained": job.pretrained,
         "num_params": sum(p.numel() for p in model.parameters()),
         "max_length": job.max_length,
@@ -143,11 +144,9 @@ def run_job(
     del measured["predictions"]
     row |= measured
     if job.keep:
-        hub = None if job.model.stored else job.model.place
+        hub = job.model.name if job.model.from_hub else None
         texts = {f"{name}.json": json.dumps(value) for name, value in done.predictions.items()}
-        texts["README.md"] = finetuned_card(
-            data.task, row, examples={split: len(data.dev[split]) for split in data.dev}, hub=hub
-        )
+        texts["README.md"] = finetuned_card(data, row, hub=hub)
         _keep(store, job.folder, model, tokenizer, texts)
     return row
 
@@ -157,7 +156,7 @@ _encoded: dict[tuple[str | int | SpanSettings | None, ...], TaskHead] = {}
 
 def encoded(data: TaskData, tokenizer: PreTrainedTokenizerBase, job: Job) -> TaskHead:
     """The task's data for a model's tokenizer; the last one is kept for the next trial."""
-    key = (job.task, job.model.digest, job.data, job.max_length, job.spans)
+    key = (job.task, job.model.digest, job.data, data.test_digest, job.max_length, job.spans)
     if key not in _encoded:
         _encoded.clear()
         if job.spans is None:
@@ -176,11 +175,7 @@ def load_for(
 
     One that starts from a fine-tuned model does so whether that was pre-trained or not.
     """
-    where = job.model.place
-    if job.start is not None:
-        where = str(folder_here(store, job.start))
-    elif job.model.stored:
-        where = str(folder_here(store, job.model.place))
+    where = str(folder_here(store, job.start or job.model.place))
     model, tokenizer = load_with_head(where, task, pooling=job.pooling)
     if not job.pretrained and job.start is None:
         set_seed(job.recipe.seed)
@@ -214,6 +209,7 @@ def _suit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, task: Task
     if getattr(config, "pad_token_id", None) is None:
         config.pad_token_id = tokenizer.pad_token_id
     if task.kind == "spans":
+        tokenizer.padding_side = "right"  # answers' positions count from the first token
         return
     regression = task.kind == "regression"
     config.problem_type = "regression" if regression else "single_label_classification"

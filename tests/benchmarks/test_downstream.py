@@ -3,7 +3,14 @@
 import pandas as pd
 import pytest
 
-from benchmarks.downstream import BASELINES, TASKS, baseline_config, compare, found_config
+from benchmarks.downstream import (
+    BASELINES,
+    TASKS,
+    _print,
+    baseline_config,
+    compare,
+    found_config,
+)
 from orchestrator.limits import Limits
 from supernet.cost import CostModel
 from supernet.model import TextShape
@@ -17,15 +24,14 @@ LEARNT = {
 }
 
 
-def _row(model, task, seed, headline, *, learning_rate=5e-4, error=None):
+def _row(model, task, seed, headline, *, chosen=True):
     return {
         "model": model,
         "task": task,
         "seed": seed,
-        "learning_rate": learning_rate,
-        "epochs": 5.0,
+        "chosen": chosen,
         "headline": headline,
-        "error": error,
+        "error": None,
         "num_params": 100,
     }
 
@@ -39,12 +45,12 @@ def frame():
             rows.append(_row("found", task, seed, 0.80 + seed / 100))
             rows.append(_row("roberta", task, seed, 0.78 + seed / 100))
             rows.append(_row("electra", task, seed, 0.80))
-        rows.append(_row("found", task, 0, 0.99, learning_rate=2e-4))
+        rows.append(_row("found", task, 0, 0.99, chosen=False))
     rows += [_row("found (random weights)", "sst2", seed, 0.7) for seed in SEEDS]
     return pd.DataFrame(rows)
 
 
-def test_differences_are_paired_by_seed_at_the_recipe_with_most_seeds(frame):
+def test_differences_are_paired_by_seed_at_the_chosen_recipe(frame):
     found = compare(frame, LEARNT)
     assert found["valid"]
     assert found["mean"]["found"]["estimate"] == pytest.approx(82)
@@ -63,6 +69,15 @@ def test_a_seed_that_diverged_is_left_out_of_the_pairs(frame):
     found = compare(frame, LEARNT)["over_roberta"]
     assert (found["rte"]["seeds"], found["cola"]["seeds"], found["mean"]["seeds"]) == (4, 5, 4)
     assert found["mean"]["estimate"] == pytest.approx(2)
+
+
+def test_a_task_that_diverged_with_every_seed_has_no_figure(frame, capsys):
+    frame.loc[frame["task"] == "rte", ["headline", "error"]] = [float("nan"), "not finite"]
+    found = compare(frame, LEARNT)
+    for cell in (found["over_roberta"]["rte"], found["mean"]["found"]):
+        assert cell == {"estimate": None, "interval": None, "seeds": 0}
+    _print(found)
+    assert "found over roberta  rte    –" in capsys.readouterr().out
 
 
 def test_baselines_that_did_not_learn_make_it_invalid(frame):

@@ -84,8 +84,8 @@ def test_the_kept_model_is_the_one_that_was_scored(tuned: tuple[Path, Any], glue
 
 
 def test_predictions_of_the_test_split_are_in_glues_format(tuned: tuple[Path, Any]) -> None:
-    digest = tuned[1]["results"][0]["model_digest"]
-    lines = (tuned[0] / "glue_test" / digest / "SST-2.tsv").read_text().splitlines()
+    (file,) = tuned[0].glob("glue_test/*/SST-2.tsv")
+    lines = file.read_text().splitlines()
     assert lines[0] == "index\tprediction"
     wanted = [str(label) for _, label in sentences(10, 9)]
     right = sum(line.split("\t")[1] == label for line, label in zip(lines[1:], wanted, strict=True))
@@ -191,9 +191,23 @@ def test_seeds_that_diverged_are_counted_and_left_out() -> None:
         ("model", "model_digest", "task", "pretrained", "start", "teacher", "max_length"), "x"
     ) | {"learning_rate": 1e-3, "epochs": 1, "max_steps": None, "num_params": 5}
     rows = [
-        {**row, "seed": 0, "headline": 0.5, "scores": {"accuracy": 0.5}, "error": None},
-        {**row, "seed": 1, "error": "diverged"},
-        {**row, "seed": 2, "headline": 0.7, "scores": {"accuracy": 0.7}, "error": None},
+        {
+            **row,
+            "name": "0",
+            "seed": 0,
+            "headline": 0.5,
+            "scores": {"accuracy": 0.5},
+            "error": None,
+        },
+        {**row, "name": "1", "seed": 1, "error": "diverged"},
+        {
+            **row,
+            "name": "2",
+            "seed": 2,
+            "headline": 0.7,
+            "scores": {"accuracy": 0.7},
+            "error": None,
+        },
     ]
     (result,) = summarise(rows)["results"]
     assert (result["seeds"], result["diverged"]) == (3, 1)

@@ -11,11 +11,18 @@ from transformers import (
     AutoTokenizer,
     BertConfig,
     BertForMaskedLM,
+    CanineConfig,
     GPT2Config,
     GPT2LMHeadModel,
 )
 
-from orchestrator.hugging_face_models import KINDS, kind_of, load_pretrained, save_pretrained
+from orchestrator.hugging_face_models import (
+    KINDS,
+    kind_of,
+    load_pretrained,
+    load_tokenizer,
+    save_pretrained,
+)
 from supernet.configuration_magic_nas import MagicNasConfig
 from supernet.data.vocabulary import make_tokenizer, save_tokenizer
 from supernet.errors import InvalidInput
@@ -212,6 +219,12 @@ def test_a_model_that_has_no_such_head_is_refused(tmp_path, tokenizer):
         load_pretrained(str(tmp_path / "gpt2"), "masked_lm")
     with pytest.raises(InvalidInput, match="say what it is for"):
         kind_of(str(tmp_path / "gpt2"))
+
+
+def test_a_model_of_characters_is_refused(tmp_path, tokenizer):
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InvalidInput, match=r"\(canine\) has no vocab_size: take another model"):
+        load_tokenizer(str(tmp_path), config=CanineConfig())
 
 
 def test_the_kind_is_read_from_what_a_model_was_saved_as(export, bert, tmp_path):

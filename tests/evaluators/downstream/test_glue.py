@@ -183,6 +183,16 @@ def test_few_broken_rows_of_qqp_are_dropped_with_a_warning_and_many_are_refused(
         read_split(QQP, tmp_path, "train")
 
 
+def test_no_row_of_a_test_split_is_dropped_for_the_others_numbers_would_move(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path, "train.tsv", FILES["qqp"][1])
+    rows = [f"{number}\tis it so ?\tis it ?" for number in range(1999)]
+    write(tmp_path, "test.tsv", "\n".join(["id\tquestion1\tquestion2", *rows, "1999\thalf"]))
+    with pytest.raises(InvalidInput, match="line 2001 .* has 2 fields"):
+        read_split(QQP, tmp_path, "test")
+
+
 def test_a_missing_file_is_named_with_what_is_there(tmp_path: Path) -> None:
     write(tmp_path, "train.csv", "")
     with pytest.raises(InvalidInput, match=r"train\.tsv and dev\.tsv.*holds \['train\.csv'\]"):
