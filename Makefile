@@ -10,8 +10,10 @@ STAMP := $(VENV)/.installed
 quickstart: install
 	$(VENV)/bin/magic-nas run --config examples/quickstart.yaml --out runs/quickstart
 
+# One process per core; those that start clusters or hosts one after another.
 test: check
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest -m "not ray and not hosts" -n auto --dist loadfile
+	$(VENV)/bin/pytest -m "ray or hosts"
 
 # What may fail, on hosts of network namespaces, into docs/reliability.md; needs root and some hours.
 test-hosts: install

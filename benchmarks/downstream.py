@@ -8,7 +8,8 @@ same steps, batches and schedule. All are fine-tuned on seven GLUE tasks by one 
 rate chosen on the dev split by the first seed, then every seed), and so is the found architecture
 from random weights on SST-2. Differences are paired by seed; intervals are t-intervals over
 fine-tuning seeds, for one pre-training each. The comparison calls itself invalid if a baseline did
-not come 0.5 nats below the training unigrams in pre-training (ELECTRA: its generator).
+not come 0.5 nats below the training unigrams in pre-training (ELECTRA: its generator), or ELECTRA
+tells replaced tokens no better than by their share.
 
 Takes some hours on two cores; goes on where it stopped, from the folder given with --work.
 """
@@ -31,7 +32,7 @@ from orchestrator.finetuning.sources import model_source
 from orchestrator.finetuning.summary import interval, read_rows
 from orchestrator.runinfo import read_info
 from orchestrator.runs import Run
-from orchestrator.stages import LEARNT_NATS
+from orchestrator.stages import LEARNT_NATS, tells_replaced
 from orchestrator.store import RunStore
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "qnli", "rte")
@@ -182,6 +183,11 @@ def learnt(work: Path) -> dict[str, dict[str, float]]:
             "loss_nats": supernet.get("generator_loss_nats", supernet["probe_loss_nats"]),
             "unigram_nats": supernet["unigram_nats"],
         }
+        if "replaced_entropy_nats" in supernet:
+            found[name] |= {
+                "replaced_loss_nats": supernet["probe_loss_nats"],
+                "replaced_entropy_nats": supernet["replaced_entropy_nats"],
+            }
     info = read_info(RunStore(work / FOUND))
     for model in info["models"]:
         found[FOUND if model["name"] == "best" else f"found's {model['name']}"] = {
@@ -209,12 +215,18 @@ def compare(frame: pd.DataFrame, learnt_nats: Mapping[str, Mapping[str, float]])
     below = {
         name: values["unigram_nats"] - values["loss_nats"] for name, values in learnt_nats.items()
     }
-    unlearnt = [name for name in BASELINES if below[name] < LEARNT_NATS]
+    unlearnt = [
+        name
+        for name in BASELINES
+        if below[name] < LEARNT_NATS
+        or (name == "electra" and not _tells_replaced(learnt_nats[name]))
+    ]
     found, scratch = scores[FOUND], scores.get(f"{FOUND} (random weights)", {})
     return {
         "valid": not unlearnt,
         "unlearnt": unlearnt,
         "below_unigrams_nats": below,
+        "pretraining": dict(learnt_nats),
         "num_params": dict(
             zip(frame["model"], frame["num_params"].astype(int).tolist(), strict=True)
         ),
@@ -229,6 +241,10 @@ def compare(frame: pd.DataFrame, learnt_nats: Mapping[str, Mapping[str, float]])
         **{f"over_{name}": _difference(found, scores[name]) for name in BASELINES},
         "over_random_weights_sst2": _stats(_paired(found.get("sst2", {}), scratch.get("sst2", {}))),
     }
+
+
+def _tells_replaced(figures: Mapping[str, float]) -> bool:
+    return tells_replaced(figures["replaced_loss_nats"], figures)
 
 
 def _difference(one: Mapping[str, Seeds], other: Mapping[str, Seeds]) -> dict[str, Any]:

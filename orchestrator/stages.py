@@ -5,7 +5,7 @@ Where the work is done is behind `Workers`: on Ray, or in this process.
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
@@ -45,9 +45,11 @@ NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
 LEARNT_NATS = 0.5
 """A model has learnt if it is this far below the unigrams' cross-entropy; our own bar.
 
-For replaced tokens that bar is for the model's generator: a child that tells replaced tokens has no
-loss that unigrams could be compared with.
+For replaced tokens that bar is for the model's generator.
 """
+LEARNT_SHARE = 0.02
+"""One that tells replaced tokens has learnt if its loss is by this share below the entropy of how
+many are replaced, which one that looks at no token would have; our own bar."""
 
 GENERATOR_FIGURES = ("generator_loss_nats", "replaced_entropy_nats")
 
@@ -230,8 +232,8 @@ def train(run: Run, on: Workers) -> None:
 def _check_learnt(run: Run) -> None:
     """Record how far the probe paths came below the unigrams; too little is a collapse.
 
-    For replaced tokens it is their generator that is compared with the unigrams; the probe paths'
-    loss is recorded beside the entropy of the share of replaced tokens.
+    For replaced tokens it is their generator that is compared with the unigrams, and the probe
+    paths with the entropy of the share of replaced tokens.
     """
     settings = run.config.train
     last = [row for row in run.store.rows("probe") if row["step"] == settings.steps]
@@ -247,12 +249,13 @@ def _check_learnt(run: Run) -> None:
     )
     margin = settings.collapsed_within_nats
     collapsed = margin is not None and not loss < unigram - margin
+    blind = margin is not None and bool(figures) and not tells_replaced(probe_loss, figures)
     update_info(
         run.store,
         supernet={
             "probe_loss_nats": probe_loss,
             "unigram_nats": unigram,
-            "collapsed": collapsed,
+            "collapsed": collapsed or blind,
             **figures,
         },
     )
@@ -263,6 +266,18 @@ def _check_learnt(run: Run) -> None:
             f"at {loss:.3f} nats on average: train longer, or lower train.align.weight if "
             f"alignment is on, and give another output folder"
         )
+    if blind:
+        raise SuperNetCollapsed(
+            f"the super-net has collapsed: its probe paths must tell replaced tokens by a loss "
+            f"below {1 - LEARNT_SHARE:.2f} times what their share alone gives "
+            f"({figures['replaced_entropy_nats']:.4f} nats), but are at {probe_loss:.4f} nats on "
+            f"average: lower train.learning_rate or train longer, and give another output folder"
+        )
+
+
+def tells_replaced(loss: float, figures: Mapping[str, float]) -> bool:
+    """Whether a discriminator has learnt, by `LEARNT_SHARE`."""
+    return loss < (1 - LEARNT_SHARE) * figures["replaced_entropy_nats"]
 
 
 def _show_training(progress: Progress, row: dict[str, Any]) -> None:
@@ -480,12 +495,24 @@ def _not_learnt(results: list[dict[str, Any]], unigram: float) -> str | None:
     }
     bar = unigram - LEARNT_NATS
     unlearnt = [f"{name} ({loss:.3f} nats)" for name, loss in losses.items() if loss > bar]
-    if not unlearnt:
-        return None
-    return (
-        f"{' and '.join(unlearnt)} did not come {LEARNT_NATS} nats below the training unigrams "
-        f"({unigram:.3f} nats) on the test targets: train longer"
-    )
+    if unlearnt:
+        return (
+            f"{' and '.join(unlearnt)} did not come {LEARNT_NATS} nats below the training unigrams "
+            f"({unigram:.3f} nats) on the test targets: train longer"
+        )
+    blind = [
+        f"{result['name']} ({result['test_loss_nats']:.4f} nats)"
+        for result in results
+        if result["name"] in ("best", "baseline")
+        and "replaced_entropy_nats" in result
+        and not tells_replaced(result["test_loss_nats"], result)
+    ]
+    if blind:
+        return (
+            f"{' and '.join(blind)} cannot tell replaced tokens better than their share does: "
+            f"lower retrain.learning_rate or train longer"
+        )
+    return None
 
 
 def export(run: Run) -> None:

@@ -273,7 +273,8 @@ class TrainSettings(OptimiserSettings):
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 0
     collapsed_within_nats: float | None = 0.1
     """The super-net has collapsed, and the run fails, if its probe paths do not end this far below
-    the training unigrams' cross-entropy; our own bar. None: not checked."""
+    the training unigrams' cross-entropy (for replaced tokens its generator, and the probe paths
+    below the entropy of their share); our own bar. None: not checked."""
     probe_paths: Annotated[int, Field(ge=0)] = 3
     """How many fixed paths have their valid loss measured at each checkpoint."""
     probe_sequences: Positive = 64

@@ -1,6 +1,8 @@
 """A whole run whose models learn to tell replaced tokens."""
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -108,13 +110,17 @@ def test_the_report_draws_the_childs_loss_and_no_unigrams(out: Path) -> None:
     assert (out / "report.html").exists()
 
 
-def test_the_bar_is_for_the_generator(out: Path) -> None:
+def test_the_bars_are_for_the_generator_and_for_what_tells_its_tokens(out: Path) -> None:
     info = read_info(RunStore(out))
     models = {model["name"]: model for model in info["models"]}
     reason = info["comparison"]["reason"]
     assert not info["comparison"]["valid"]  # in twenty steps nothing is learnt
     assert f"best's generator ({models['best']['generator_loss_nats']:.3f} nats)" in reason
-    learnt = [{**model, "generator_loss_nats": 0.1} for model in models.values()]
+    blind = [{**model, "generator_loss_nats": 0.1} for model in models.values()]
+    reason = _not_learnt(blind, info["unigram_nats"]["test"]) or ""
+    assert f"best ({models['best']['test_loss_nats']:.4f} nats)" in reason
+    assert "cannot tell replaced tokens" in reason
+    learnt = [{**model, "test_loss_nats": 0.1} for model in blind]
     assert _not_learnt(learnt, info["unigram_nats"]["test"]) is None
     probed = info["supernet"]
     assert probed["generator_loss_nats"] > probed["replaced_entropy_nats"] > 0
@@ -126,6 +132,28 @@ def test_a_generator_that_learnt_nothing_is_a_collapse(out: Path) -> None:
     strict = Run(this.store, this.config.model_copy(update={"train": train}))
     with pytest.raises(SuperNetCollapsed, match="its generator must end 100.0 nats below"):
         _check_learnt(strict)
+    assert read_info(this.store)["supernet"]["collapsed"]
+
+
+@pytest.mark.parametrize("share", [0.97, 0.99])
+def test_a_super_net_that_does_not_look_at_tokens_is_a_collapse(
+    share: float, out: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(out, tmp_path / "run")
+    for path in (tmp_path / "run" / "rows").glob("probe-*.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row |= {"val_loss_nats": share * row["replaced_entropy_nats"]}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    this = Run.open(tmp_path / "run")
+    train = this.config.train.model_copy(update={"collapsed_within_nats": -9.0})
+    checked = Run(this.store, this.config.model_copy(update={"train": train}))
+    if share < 0.98:
+        _check_learnt(checked)
+    else:
+        with pytest.raises(SuperNetCollapsed, match=r"must tell replaced tokens by a loss below"):
+            _check_learnt(checked)
+    assert read_info(this.store)["supernet"]["collapsed"] == (share > 0.98)
 
 
 def test_a_generator_of_impossible_size_is_refused_before_anything_runs(
