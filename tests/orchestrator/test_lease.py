@@ -111,7 +111,7 @@ def damaged_leases() -> list[str]:
     return ["", "{}", "[]", "null", '{"at": "x"}', "[" * 100_000, *texts]
 
 
-@pytest.mark.parametrize("text", damaged_leases())
+@pytest.mark.parametrize("text", damaged_leases(), ids=range(len(damaged_leases())))
 def test_a_damaged_lease_is_none(tmp_path: Path, text: str) -> None:
     store = RunStore(tmp_path)
     store.write_bytes(LEASE, text.encode())
