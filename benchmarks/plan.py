@@ -16,21 +16,23 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.profiler import ProfilerActivity, profile
+from transformers import BertConfig, BertForMaskedLM
 
 from benchmarks.record import write_record
 from orchestrator.plan import parameters_of
 from supernet.cost import CostModel, count_params
 from supernet.data.masking import Batch
+from supernet.distillation import Teacher
 from supernet.engine import Engine, PlainEngine
 from supernet.loss import PretrainingLoss, pretraining_loss
-from supernet.memory import BUCKET, Pass, activations, id_of, memory
+from supernet.memory import BUCKET, UNTAUGHT, Pass, Teaching, activations, id_of, memory
 from supernet.model import SuperNet, TextShape
 from supernet.settings import OptimiserSettings, PretrainingSettings, SpaceSettings
 from supernet.space import Architecture
@@ -58,6 +60,7 @@ class Case:
     embedding_size: int | None = None
     objective: str = "masked_lm"
     candidates: Mapping[str, dict[str, Any]] | None = None
+    teacher: Literal["path", "model"] | None = None
 
     def model(self) -> SuperNet:
         """The super-net, initialised."""
@@ -91,6 +94,27 @@ class Case:
         targets = self.batch().num_targets
         return Pass(self.sequences, self.length, targets, self.precision, "cpu")  # type: ignore[arg-type]
 
+    def another(self) -> BertForMaskedLM | None:
+        """The model that teaches, where none of the super-net's paths does."""
+        if self.teacher != "model":
+            return None
+        sizes = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+        return BertForMaskedLM(
+            BertConfig(vocab_size=self.vocab_size, intermediate_size=256, **sizes)
+        ).eval()
+
+    def teaching(self) -> Teaching:
+        """What the formulas say of the teacher."""
+        if self.teacher is None:
+            return UNTAUGHT
+        another = self.another()
+        num_params = 0 if another is None else count_params(another)
+        return Teaching.of(self.one_pass(), self.vocab_size, num_params=num_params)
+
+    def autocast(self) -> torch.autocast:
+        """As the training loop casts."""
+        return torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.precision == "bf16")
+
     def settings(self) -> OptimiserSettings:
         """A recipe."""
         return OptimiserSettings(batch_size=self.sequences, learning_rate=1e-4)
@@ -109,6 +133,8 @@ CASES = (
         candidates={"attention": {"kind": "attention", "heads": 4, "relative_reach": 8}},
     ),
     Case("replaced tokens", objective="replaced_tokens"),
+    Case("a path teaches", vocab_size=4000, teacher="path"),
+    Case("another model teaches", vocab_size=4000, teacher="model"),
     Case("weights outweigh activations", hidden_size=384, layers=8, sequences=1, length=32),
 )
 
@@ -135,11 +161,16 @@ def measured_activations(model: SuperNet, path: Architecture, case: Case) -> int
     return sum(size for size, _ in kept.values())
 
 
-def step(engine: Engine, path: Architecture, case: Case) -> None:
+def step(engine: Engine, path: Architecture, case: Case, teacher: Teacher | None = None) -> None:
     """One step as the training loop takes it."""
     engine.begin([path])
     found = _forward(engine.model, path, case)
-    engine.backward(_loss(found))
+    loss = _loss(found)
+    if teacher is not None:
+        assert found.logits_NV is not None
+        with case.autocast():
+            loss = loss + teacher.loss_sum(engine.model, path, found.logits_NV, found.seen)
+    engine.backward(loss)
     engine.update(1e-4)
 
 
@@ -153,9 +184,16 @@ def measured_peak(case: Case) -> int:
         step(engine, Architecture((name,) * case.layers), case)
     standing = sum(4 * parameter.numel() for parameter in engine.model.parameters())
     standing += sum(tensor.nbytes for tensor in engine.optimizer_state().values())
-    path = heaviest(engine.model)
+    path, another = heaviest(engine.model), case.another()
+    teacher = None
+    if another is not None:
+        standing += sum(4 * parameter.numel() for parameter in another.parameters())
+        teacher = Teacher(1.0, 2.0, predict=lambda ids, mask: another(ids, mask.long()).logits)
+    elif case.teacher:
+        lightest = CostModel(engine.model.space, engine.model.shape).cheapest("num_params")
+        teacher = Teacher(1.0, 2.0, path=lightest)  # the heaviest would teach itself nothing
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step(engine, path, case)
+        step(engine, path, case, teacher)
     return standing + _most_allocated(profiler)
 
 
@@ -224,6 +262,7 @@ def planned(case: Case) -> dict[str, int]:
         num_params=count_params(model),
         on_path=parameters_of(model, path),
         kept=kept,
+        teaching=case.teaching(),
     )
     return {"activations": kept.total, "peak": need.peak}
 
@@ -236,7 +275,7 @@ def measured(case: Case) -> dict[str, int]:
 
 
 def _forward(model: SuperNet, path: Architecture, case: Case) -> PretrainingLoss:
-    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=case.precision == "bf16"):
+    with case.autocast():
         return pretraining_loss(model, path, case.batch())
 
 

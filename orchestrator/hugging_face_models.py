@@ -114,6 +114,19 @@ def load_pretrained(
     return loaded, load_tokenizer(model, config=config)
 
 
+def meta_model(model: str, kind: str) -> PreTrainedModel:
+    """The model without memory or weights, from its configuration alone.
+
+    Raises:
+        InvalidInput: if there is no such model, or transformers has no such class of it.
+    """
+    _check_kind(kind)
+    config = _config(model, None, {})
+    with _as_invalid_input(model, "its configuration"), torch.device("meta"):
+        built: PreTrainedModel = _model_class(model, kind, config)(config)
+    return built
+
+
 def load_tokenizer(model: str, *, config: Any = None) -> PreTrainedTokenizerBase:
     """The tokenizer of a folder or a name on the hub, whose configuration may be known.
 

@@ -13,11 +13,12 @@ from typing import Any
 from orchestrator.baseline import handmade_baseline
 from orchestrator.config import Config
 from orchestrator.limits import Limits, sample_within
+from orchestrator.teacher import LARGEST
 from orchestrator.validation import check_before_start
 from supernet.cost import CostModel, count_params
 from supernet.data.vocabulary import make_tokenizer
 from supernet.errors import InvalidInput
-from supernet.memory import FP32, Memory, Pass, activations, memory
+from supernet.memory import FP32, Memory, Pass, Teaching, activations, memory
 from supernet.model import SuperNet, TextShape, meta_supernet
 from supernet.path_adamw import PathParameters
 from supernet.sampler import build_sampler
@@ -105,8 +106,8 @@ def plan(config: Config, gpus: Gpus) -> Plan:
     """What a run of this configuration costs on so many GPUs.
 
     Raises:
-        InvalidInput: if the configuration breaks a rule, the limits admit no child, or the batch
-            does not divide.
+        InvalidInput: if the configuration breaks a rule, the limits admit no child, the batch
+            does not divide, or the teacher is no model that can be loaded.
     """
     check_before_start(config, local=True, address=None)
     return _Planner(config, gpus).plan()
@@ -124,6 +125,7 @@ class _Planner:
         self._limits = Limits(tuple(b for b in limits.bounds if b.metric != "latency_ms"))
         self._limits.check_feasible(self._costs)
         length = config.data.sequence_length
+        self._teacher_params = _teacher_params(config)
         self._targets = round(config.data.mask_probability * length)
 
     def plan(self) -> Plan:
@@ -193,6 +195,7 @@ class _Planner:
                 on_path=parameters_of(self._model, path),
                 kept=kept,
                 alignment=self._alignment_bytes(one),
+                teaching=self._teaching(one),
                 accumulates=passes > 1,
             )
             for stage in STAGES
@@ -206,6 +209,11 @@ class _Planner:
         layers = len(self._space.layers)
         compared = layers if align.layers is None else len(align.layers)
         return (layers + compared) * one.tokens * self._model.chain.widest * FP32
+
+    def _teaching(self, one: Pass) -> Teaching:
+        if self._config.pretraining.teacher is None:
+            return Teaching()
+        return Teaching.of(one, self._shape.vocab_size, num_params=self._teacher_params)
 
     def _work(self, children: list[Architecture]) -> dict[str, Work]:
         config = self._config
@@ -223,7 +231,8 @@ class _Planner:
                 sequences * self._shape.max_length,
             )
         models = 2 + config.retrain.controls
-        step = config.retrain.batch_size * _BACKWARD * (inside + self._generator())
+        taught = self._teacher_flops() if self._teacher_params else 0
+        step = config.retrain.batch_size * (_BACKWARD * (inside + self._generator()) + taught)
         found["retrain"] = self._training(config.retrain, step, models=models, most=models)
         return found
 
@@ -232,7 +241,7 @@ class _Planner:
         MAGIC-A's anchor, without head, in the share of the steps that are aligned, and its
         comparisons with challengers."""
         train = self._config.train
-        each = _BACKWARD * (forward + self._generator())
+        each = _BACKWARD * (forward + self._generator()) + self._teacher_flops()
         extra = 0.0
         if train.align is not None and train.align.weight:
             align = train.align
@@ -245,6 +254,15 @@ class _Planner:
         """A forward pass on one sequence, the head at the targets alone."""
         whole = self._costs.cost(path).flops
         return whole - self._model.head.flops(self._shape.max_length) + self._head_flops()
+
+    def _teacher_flops(self) -> float:
+        """A forward pass of the teacher on one sequence; of another model by its weights alone,
+        for each multiplies once per token."""
+        if self._config.pretraining.teacher is None:
+            return 0
+        if self._teacher_params:
+            return 2 * self._shape.max_length * self._teacher_params
+        return self._forward(self._costs.dearest("num_params"))
 
     def _head_flops(self) -> int:
         everywhere = self._model.generator is not None
@@ -283,6 +301,16 @@ def _shape(config: Config) -> TextShape:
         pad_id=pad_id,
         pretraining=config.pretraining,
     )
+
+
+def _teacher_params(config: Config) -> int:
+    """Of a teacher that is no path of the super-net; 0 where there is none."""
+    teacher = config.pretraining.teacher
+    if teacher is None or teacher.model == LARGEST:
+        return 0
+    from orchestrator.hugging_face_models import meta_model
+
+    return count_params(meta_model(teacher.model, "masked_lm"))
 
 
 def parameters_of(model: SuperNet, path: Architecture) -> list[int]:

@@ -78,7 +78,8 @@ class Activations:
     outputs: int
     """Of these, the hidden states that the loop holds until the backward pass has ended."""
     loss: int
-    """On top while the gradient of the logits is made: itself and the log-probabilities'."""
+    """On top while the gradient of the logits is made: itself, the log-probabilities' and, in
+    masked LM, the logits, which the loop holds."""
 
     @property
     def total(self) -> int:
@@ -110,7 +111,9 @@ def activations(model: SuperNet, path: Architecture, one: Pass) -> Activations:
         layers=tuple(kept),
         head=head,
         outputs=one.tokens * FP32 * (model.shape.hidden_size + sum(real)),
-        loss=2 * FP32 * one.targets * model.shape.vocab_size,
+        loss=(2 * FP32 + (0 if model.generator else one.compute))
+        * one.targets
+        * model.shape.vocab_size,
     )
 
 
@@ -235,12 +238,37 @@ def saved_by(
 
 
 @dataclass(frozen=True)
+class Teaching:
+    """What a teacher of masked LM adds to a step; N: targets, V: vocabulary."""
+
+    weights: int = 0
+    """Of a model beside the super-net, fp32, whole on every worker."""
+    kept: int = 0
+    """Until the backward pass: the logarithms of both softened distributions (8NV)."""
+    passing: int = 0
+    """On top at most: logits of child and teacher (2cNV) and what their comparison takes (12NV), or
+    before that the logits of another model at every token."""
+
+    @classmethod
+    def of(cls, one: Pass, vocab_size: int, *, num_params: int = 0) -> "Teaching":
+        """By a path of the super-net, or by another model of so many parameters."""
+        numbers = one.targets * vocab_size
+        kept, compared = 2 * FP32 * numbers, (2 * one.compute + 3 * FP32) * numbers
+        everywhere = one.compute * (one.tokens * vocab_size + 2 * numbers) if num_params else 0
+        return cls(FP32 * num_params, kept, max(compared, everywhere - kept))
+
+
+UNTAUGHT = Teaching()
+
+
+@dataclass(frozen=True)
 class Memory:
     """The memory of a worker at one ZeRO stage; `peak` is not their sum, for not all are there at
     once."""
 
     weights: int
-    """fp32; from bf16 on there is no other copy than autocast's, which counts as activations."""
+    """fp32, those of a teacher beside the super-net too; from bf16 on there is no other copy than
+    autocast's, which counts as activations."""
     master: int
     """At stages 1 and 2 the optimiser's own fp32 copy of the worker's share."""
     optimiser: int
@@ -260,6 +288,7 @@ def memory(
     on_path: Sequence[int],
     kept: Activations,
     alignment: int = 0,
+    teaching: Teaching = UNTAUGHT,
     accumulates: bool = False,
 ) -> Memory:
     """A worker's memory while it trains a super-net of `num_params` parameters (P).
@@ -276,19 +305,22 @@ def memory(
         on_path: parameters of the path's stem, layers and head in turn; the embeddings count as
             the head's, whose gradient comes first.
         alignment: bytes that MAGIC-A adds until the backward pass.
+        teaching: what a teacher adds.
         accumulates: whether gradients of earlier passes are there when a step's last one begins.
     """
     total, path = FP32 * num_params, FP32 * sum(on_path)
     share = -(-total // workers) if stage else total
     missing = -(-(total - path) // workers)
-    weights = total if stage < 3 else share
+    weights = teaching.weights + (total if stage < 3 else share)
     gradients = {0: path, 1: path, 2: share + missing, 3: 2 * share + missing}[stage]
     bucket = BUCKET if stage else 0
     gathered = min(path, _MOST_GATHERED) if stage == 3 else 0
     reduced = min(path, BUCKET) if workers > 1 and not stage else 0
     ready = [FP32 * size for size in on_path] if stage < 2 else [0] * len(on_path)
     standing = gradients if stage == 3 else 0
-    backward = _backward_peak(kept, ready, alignment, accumulates=accumulates)
+    beside = alignment + teaching.kept
+    loss = max(kept.loss + teaching.kept // 2, teaching.passing)
+    backward = _backward_peak(kept, ready, beside + loss, accumulates=accumulates)
     during = standing + bucket + gathered + backward
     after = gradients + max(reduced, bucket, share if stage else 0)
     fixed = weights + (share if stage in (1, 2) else 0) + 2 * share
@@ -297,21 +329,21 @@ def memory(
         master=share if stage in (1, 2) else 0,
         optimiser=2 * share,
         gradients=gradients,
-        activations=kept.total + kept.loss + alignment,
+        activations=kept.total + beside + loss,
         buffers=max(reduced, bucket) + gathered,
         peak=fixed + max(during, after),
     )
 
 
 def _backward_peak(
-    kept: Activations, ready: Sequence[int], alignment: int, *, accumulates: bool
+    kept: Activations, ready: Sequence[int], beside: int, *, accumulates: bool
 ) -> int:
     """The most that activations and gradients take together while a backward pass walks from the
-    head to the stem; the layers' outputs stay, and the stem's own gradient of the embeddings is
-    made beside the head's."""
+    head to the stem, with so much beside them until it begins; the layers' outputs stay, and the
+    stem's own gradient of the embeddings is made beside the head's."""
     sizes = [kept.stem, *kept.layers, kept.head]
     before = sum(ready) if accumulates else 0
-    most = kept.total + kept.loss + alignment + before
+    most = kept.total + beside + before
     for place in range(len(sizes) - 1, -1, -1):
         left = max(sum(sizes[:place]), kept.outputs)
         done = before if accumulates else sum(ready[place:])

@@ -90,6 +90,35 @@ def test_a_step_is_three_forward_passes_and_the_anchors_a_fourth_without_head():
     assert aligned == pytest.approx(work.flops_per_step + anchor + rivals)
 
 
+def test_a_teacher_costs_a_forward_pass_and_its_logits():
+    alone, taught = plan(tiny(), GPU), plan(tiny(pretraining__teacher={}), GPU)
+    length, width, vocabulary, targets = 20, 16, 200, 3
+    head = 2 * targets * (width * width + width * vocabulary)
+    each = max(4 * width**2 + 2 * length * width, 8 * width**2)
+    forward = 3 * 2 * length * each + head
+    more = taught.work["train"].flops_per_step - alone.work["train"].flops_per_step
+    assert more == pytest.approx(8 * forward)
+    assert taught.work["retrain"] == alone.work["retrain"]
+    least = 4 * 2 * 8 * targets * vocabulary
+    assert all(taught.memory[s].peak >= alone.memory[s].peak + least for s in (0, 1))
+
+
+def test_another_models_weights_and_passes_count_too(tmp_path):
+    from transformers import BertConfig, BertForMaskedLM
+
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    teacher = BertForMaskedLM(BertConfig(vocab_size=200, intermediate_size=16, **sizes))
+    teacher.config.architectures = ["BertForMaskedLM"]
+    teacher.config.save_pretrained(tmp_path)
+    alone = plan(tiny(), GPU)
+    taught = plan(tiny(pretraining__teacher={"model": str(tmp_path)}), GPU)
+    size = count_params(teacher)
+    for stage, batch in (("train", 8), ("retrain", 4)):
+        more = taught.work[stage].flops_per_step - alone.work[stage].flops_per_step
+        assert more == pytest.approx(batch * 2 * 20 * size)
+    assert taught.memory[3].weights == alone.memory[3].weights + 4 * size
+
+
 def test_fairnas_trains_a_path_per_candidate_in_each_step():
     fair = plan(tiny(train__sampler={"name": "fairnas"}), GPU)
     assert fair.paths_per_step == 2
@@ -180,6 +209,10 @@ def test_the_command_prints_tables_and_ends_with_json(capsys):
         ([str(BERT_BASE), "--set", "search.limits=num_params <= 1e6"], "no architecture"),
         ([str(BERT_BASE), "--set", "space.layer=3"], "did you mean 'layers'"),
         ([str(BERT_BASE), "--set", "data.tokenizer=no/such/folder"], "no/such/folder"),
+        (
+            [str(BERT_BASE), "--set", "pretraining.teacher.model=/no/model"],
+            "/no/model is no folder",
+        ),
     ],
 )
 def test_bad_input_ends_with_a_sentence(capsys, monkeypatch, arguments, says):
