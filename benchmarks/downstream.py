@@ -33,9 +33,9 @@ from orchestrator.config import Config, FinetuneSettings, parse
 from orchestrator.finetuning.driver import finetune
 from orchestrator.finetuning.sources import model_source
 from orchestrator.finetuning.summary import interval, read_rows
+from orchestrator.learnt import LEARNT_NATS, tells_replaced
 from orchestrator.runinfo import read_info
 from orchestrator.runs import Run
-from orchestrator.stages import LEARNT_NATS, tells_replaced
 from orchestrator.store import RunStore
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "qnli", "rte")

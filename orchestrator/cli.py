@@ -7,8 +7,9 @@ import argparse
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
+from typing import TypeAlias
 
 from orchestrator.log_lines import log_to_stderr
 from orchestrator.progress import quieten_bars
@@ -36,6 +37,8 @@ STAGES_OF = {"run": ("data", "train", "search", "retrain", "export", "report")} 
 }
 EXIT_FAILED, EXIT_BAD_INPUT = 1, 2
 
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit code."""
@@ -48,26 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, _interrupt)
     try:
-        if options.command == "show":
-            _show(options)
-        elif options.command == "report":
-            _report(options)
-        elif options.command == "rank":
-            _rank(options)
-        elif options.command == "interference":
-            _interference(options)
-        elif options.command == "latency":
-            _latency(options)
-        elif options.command == "onnx":
-            _onnx(options)
-        elif options.command == "finetune":
-            _finetune(options)
-        elif options.command == "doctor":
-            return _doctor(options)
-        elif options.command == "plan":
-            _plan(options)
-        else:
-            _run(options)
+        code: int | None = options.work(options)
     except InvalidInput as error:
         print(f"magic-nas: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT
@@ -77,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as stopped:
         print("\nmagic-nas: stopped; the same command goes on from here", file=sys.stderr)
         return 128 + (int(str(stopped)) if str(stopped) else signal.SIGINT)
-    return 0
+    return code or 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -92,14 +76,27 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_stages(commands)
+    _add_measurements(commands)
+    _add_models(commands)
+    _add_checks(commands)
+    return parser
+
+
+def _add(
+    commands: Commands, name: str, text: str, work: Callable[[argparse.Namespace], int | None]
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=text)
+    command.set_defaults(work=work)
+    return command
+
+
+def _add_stages(commands: Commands) -> None:
     for name, text in COMMANDS.items():
-        command = commands.add_parser(
-            name,
-            help=text,
-            description=f"{text[0].upper()}{text[1:]}.",
-            epilog=EXAMPLE,
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-        )
+        command = _add(commands, name, text, _report if name == "report" else _run)
+        command.description = f"{text[0].upper()}{text[1:]}."
+        command.epilog = EXAMPLE
+        command.formatter_class = argparse.RawDescriptionHelpFormatter
         command.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
         if name != "report":
             _add_run_options(command)
@@ -107,27 +104,42 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument(
                 "--checkpoint", metavar="STEP", help='such as "step-00000400"; default: the newest'
             )
-    show = commands.add_parser("show", help="print a run's leaderboard")
+    show = _add(commands, "show", "print a run's leaderboard", _show)
     show.add_argument("run", help="the run's folder")
     show.add_argument("--top", type=int, default=10, metavar="N", help="rows (default 10)")
-    ranking = commands.add_parser(
-        "rank", help="compare inherited scores with stand-alone training of some children"
+
+
+def _add_measurements(commands: Commands) -> None:
+    ranking = _add(
+        commands,
+        "rank",
+        "compare inherited scores with stand-alone training of some children",
+        _rank,
     )
     ranking.add_argument("run", help="the run's folder")
     ranking.add_argument("--checkpoint", metavar="STEP", help="default: the newest")
     _add_overrides(ranking, "rank.children=60")
     _add_where(ranking)
-    measure = commands.add_parser(
-        "interference", help="measure how children that share operators disturb one another"
+    measure = _add(
+        commands,
+        "interference",
+        "measure how children that share operators disturb one another",
+        _interference,
     )
     measure.add_argument("run", help="the run's folder")
     _add_overrides(measure, "interference.groups=20")
-    timing = commands.add_parser(
-        "latency", help="measure how long children take on a device, for limits and objectives"
+    timing = _add(
+        commands,
+        "latency",
+        "measure how long children take on a device, for limits and objectives",
+        _latency,
     )
     timing.add_argument("run", help="the run's folder")
     _add_overrides(timing, "latency.device=cuda")
-    onnx = commands.add_parser("onnx", help="write a model's folder as an ONNX file")
+
+
+def _add_models(commands: Commands) -> None:
+    onnx = _add(commands, "onnx", "write a model's folder as an ONNX file", _onnx)
     onnx.add_argument("model", help="an export's folder, or any Hugging Face model's or its name")
     onnx.add_argument("--out", metavar="FILE", help="default: model.onnx in the model's folder")
     onnx.add_argument(
@@ -141,8 +153,11 @@ def _parser() -> argparse.ArgumentParser:
         ),
         help="default: what the model was saved as",
     )
-    tuning = commands.add_parser(
-        "finetune", help="fine-tune a model on GLUE or SQuAD tasks, several seeds each"
+    tuning = _add(
+        commands,
+        "finetune",
+        "fine-tune a model on GLUE or SQuAD tasks, several seeds each",
+        _finetune,
     )
     tuning.add_argument(
         "model",
@@ -164,8 +179,11 @@ def _parser() -> argparse.ArgumentParser:
     tuning.add_argument("--config", metavar="FILE", help="YAML whose section 'finetune' counts")
     _add_overrides(tuning, "finetune.seeds=3")
     _add_where(tuning)
-    ahead = commands.add_parser(
-        "plan", help="say what a configuration costs: parameters, memory per GPU, days"
+
+
+def _add_checks(commands: Commands) -> None:
+    ahead = _add(
+        commands, "plan", "say what a configuration costs: parameters, memory per GPU, days", _plan
     )
     ahead.add_argument("config", metavar="CONFIG", help="YAML")
     _add_overrides(ahead, "train.zero_stage=2")
@@ -180,13 +198,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TFLOPS",
         help="of one GPU (default 312, an A100 in bf16)",
     )
-    check = commands.add_parser(
-        "doctor", help="check every node of a cluster: versions, devices, room, storage"
+    check = _add(
+        commands,
+        "doctor",
+        "check every node of a cluster: versions, devices, room, storage",
+        _doctor,
     )
     _add_address(check)
     check.add_argument("--config", metavar="FILE", help="whose workers the cluster is to have")
     check.add_argument("--out", metavar="DIR", help="a run's folder that every node is to reach")
-    return parser
 
 
 def _add_run_options(command: argparse.ArgumentParser) -> None:

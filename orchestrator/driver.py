@@ -24,6 +24,7 @@ from orchestrator.searchers import AskTell
 from orchestrator.store import RunStore
 from orchestrator.teacher import named_teacher
 from orchestrator.validation import check_before_start
+from orchestrator.workers import Workers, workers
 from supernet.errors import InvalidInput, RunConflict
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def run(
         hold_lease(store),
         ExitStack() as opened,
     ):
-        connect = partial(stages.workers, this, address=address, local=local, todo=todo)
+        connect = partial(workers, this, address=address, local=local, todo=todo)
         # A cluster that cannot do the run is refused before data is read; a local one always can.
         on = opened.enter_context(connect()) if address else None
         if todo:
@@ -149,7 +150,7 @@ def search(
 
 def _work(
     this: Run,
-    on: stages.Workers,
+    on: Workers,
     only: Sequence[str],
     searcher: AskTell | None,
     scorer: OwnScore | None,

@@ -28,9 +28,10 @@ from orchestrator.ranking_summary import TRUTH, summarise
 from orchestrator.report import write_report
 from orchestrator.runinfo import is_finished
 from orchestrator.runs import Run
-from orchestrator.stages import find_checkpoint, train_alone, workers
+from orchestrator.stages import find_checkpoint, train_alone
 from orchestrator.training import ModelPlan
 from orchestrator.validation import check_before_start
+from orchestrator.workers import workers
 from supernet.checkpoint import load_checkpoint, version_of
 from supernet.errors import InvalidInput
 from supernet.settings import OptimiserSettings

@@ -1,14 +1,13 @@
 """The stages of a run, each from the run's folder into the run's folder.
 
-Where the work is done is behind `Workers`: on Ray, or in this process.
+Where the work is done is behind `workers.py`.
 """
 
 import logging
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from evaluators.own_scorer import OwnScore
 from orchestrator.baseline import handmade_baseline, random_controls
@@ -21,6 +20,7 @@ from orchestrator.leaderboard import (
     load_leaderboard,
     write_leaderboard,
 )
+from orchestrator.learnt import check_learnt, record_comparison
 from orchestrator.node_copy import folder_to_fill
 from orchestrator.objectives import Objectives
 from orchestrator.progress import Progress
@@ -30,150 +30,20 @@ from orchestrator.scoring import OWN
 from orchestrator.searchers import AskTell, as_ask_tell, build_searcher
 from orchestrator.trackers import Trackers
 from orchestrator.training import ModelPlan
+from orchestrator.workers import Workers
 from supernet.checkpoint import latest_checkpoint, load_checkpoint, version_of
-from supernet.data.masking import unigram_nats
 from supernet.data.prepare import prepare
 from supernet.data.summary import check_batch
-from supernet.errors import InvalidInput, MagicNasError, RunConflict, SuperNetCollapsed
+from supernet.errors import InvalidInput, MagicNasError, RunConflict
 from supernet.space import Architecture
 
 if TYPE_CHECKING:
     from evaluators.downstream.heads import TaskData
 
-NEEDS_WORKERS = frozenset({"train", "search", "retrain"})
-
-LEARNT_NATS = 0.5
-"""A model has learnt if it is this far below the unigrams' cross-entropy; our own bar.
-
-For replaced tokens that bar is for the model's generator.
-"""
-LEARNT_SHARE = 0.02
-"""One that tells replaced tokens has learnt if its loss is by this share below the entropy of how
-many are replaced, which one that looks at no token would have; our own bar."""
-
-GENERATOR_FIGURES = ("generator_loss_nats", "replaced_entropy_nats")
-
 LINES_BELOW = 12
 """Of the live leaderboard, below the search's bar."""
 
 logger = logging.getLogger(__name__)
-
-
-class Workers(Protocol):
-    """Where training and scoring are done."""
-
-    def train(self, run: Run, on_progress: Callable[[dict[str, Any]], None]) -> None: ...
-
-    def search(
-        self,
-        run: Run,
-        stream: CandidateStream,
-        *,
-        checkpoint: str,
-        own: OwnScore | None,
-        examples: "TaskData | None",
-        on_progress: Callable[[CandidateStream], None],
-    ) -> float: ...
-
-    def retrain(
-        self,
-        run: Run,
-        models: Sequence[ModelPlan],
-        on_progress: Callable[[str, dict[str, Any]], None],
-    ) -> None: ...
-
-
-class LocalWorkers:
-    """In this process, without Ray."""
-
-    def __init__(self) -> None:
-        from orchestrator import local
-
-        self.train = local.train_locally
-        self.search = local.search_locally
-        self.retrain = local.retrain_locally
-
-
-class RayWorkers:
-    """On a Ray cluster."""
-
-    def __init__(self, cluster: Any) -> None:
-        from orchestrator.on_ray import metrics
-        from orchestrator.on_ray.losses import losses_told
-        from orchestrator.on_ray.retraining import retrain_on_ray
-        from orchestrator.on_ray.search import search_on_ray
-        from orchestrator.on_ray.training import train_on_ray
-
-        self._cluster, self._metrics, self._losses_told = cluster, metrics, losses_told
-        self._train, self._search, self._retrain = train_on_ray, search_on_ray, retrain_on_ray
-
-    def train(self, run: Run, on_progress: Callable[[dict[str, Any]], None]) -> None:
-        """See `orchestrator.on_ray.training`."""
-        with self._losses_told("training"):
-            self._train(run, self._cluster, self._metrics.with_training(run, on_progress))
-
-    def search(
-        self,
-        run: Run,
-        stream: CandidateStream,
-        *,
-        checkpoint: str,
-        own: OwnScore | None,
-        examples: "TaskData | None",
-        on_progress: Callable[[CandidateStream], None],
-    ) -> float:
-        """See `orchestrator.on_ray.search`."""
-        show = self._metrics.with_search(run, on_progress)
-        with self._losses_told("the search"):
-            return self._search(
-                run,
-                self._cluster,
-                stream,
-                checkpoint=checkpoint,
-                own=own,
-                examples=examples,
-                on_progress=show,
-            )
-
-    def retrain(
-        self,
-        run: Run,
-        models: Sequence[ModelPlan],
-        on_progress: Callable[[str, dict[str, Any]], None],
-    ) -> None:
-        """See `orchestrator.on_ray.retraining`."""
-        show = self._metrics.with_retraining(run, models, on_progress)
-        with self._losses_told("stand-alone training"):
-            self._retrain(run, self._cluster, models, show)
-
-
-@contextmanager
-def workers(
-    run: Run, *, address: str | None, local: bool, todo: Collection[str]
-) -> Iterator[Workers]:
-    """Connect to where the work is done, if a stage to do wants it, and check that it can be done.
-
-    Raises:
-        InvalidInput: if no cluster answers, has another version of magic-nas on a node, does not
-            reach the run's folder from everywhere, or can never have the workers asked for.
-    """
-    if local or not NEEDS_WORKERS.intersection(todo):
-        yield LocalWorkers()
-        return
-    from orchestrator.on_ray.cluster import connect
-
-    logger.info("connecting to Ray %s", f"at {address}" if address else "on this machine")
-    with connect(address, user_code=run.config.user_code, name=run.store.name) as cluster:
-        logger.info("Ray has %d CPU cores and %d GPUs", cluster.num_cpus, cluster.num_gpus)
-        if "train" in todo:
-            cluster.for_training().check(run.config.train.workers, setting="train.workers")
-        if "search" in todo:
-            cluster.check(run.config.search.evaluators, setting="search.evaluators")
-        if address:
-            from orchestrator.on_ray.nodes import check_nodes
-
-            check_nodes(run.store)
-        yield RayWorkers(cluster)
 
 
 def prepare_data(run: Run) -> None:
@@ -226,58 +96,7 @@ def train(run: Run, on: Workers) -> None:
         on.train(run, show)
         progress.at(total)
         trackers.show("train", run.store.rows("train"))
-    _check_learnt(run)
-
-
-def _check_learnt(run: Run) -> None:
-    """Record how far the probe paths came below the unigrams; too little is a collapse.
-
-    For replaced tokens it is their generator that is compared with the unigrams, and the probe
-    paths with the entropy of the share of replaced tokens.
-    """
-    settings = run.config.train
-    last = [row for row in run.store.rows("probe") if row["step"] == settings.steps]
-    losses = {row["architecture"]: row["val_loss_nats"] for row in last}
-    if not losses:
-        return
-    probe_loss = sum(losses.values()) / len(losses)
-    figures = {name: last[-1][name] for name in GENERATOR_FIGURES if name in last[-1]}
-    loss = figures.get("generator_loss_nats", probe_loss)
-    learner = "its generator" if figures else "its probe paths"
-    unigram = unigram_nats(
-        run.data_folder, "valid", num_sequences=settings.probe_sequences, seed=run.config.seed
-    )
-    margin = settings.collapsed_within_nats
-    collapsed = margin is not None and not loss < unigram - margin
-    blind = margin is not None and bool(figures) and not tells_replaced(probe_loss, figures)
-    update_info(
-        run.store,
-        supernet={
-            "probe_loss_nats": probe_loss,
-            "unigram_nats": unigram,
-            "collapsed": collapsed or blind,
-            **figures,
-        },
-    )
-    if collapsed:
-        raise SuperNetCollapsed(
-            f"the super-net has collapsed: {learner} must end {margin} nats below the training "
-            f"unigrams ({unigram:.3f} nats on the same targets), but {'is' if figures else 'are'} "
-            f"at {loss:.3f} nats on average: train longer, or lower train.align.weight if "
-            f"alignment is on, and give another output folder"
-        )
-    if blind:
-        raise SuperNetCollapsed(
-            f"the super-net has collapsed: its probe paths must tell replaced tokens by a loss "
-            f"below {1 - LEARNT_SHARE:.2f} times what their share alone gives "
-            f"({figures['replaced_entropy_nats']:.4f} nats), but are at {probe_loss:.4f} nats on "
-            f"average: lower train.learning_rate or train longer, and give another output folder"
-        )
-
-
-def tells_replaced(loss: float, figures: Mapping[str, float]) -> bool:
-    """Whether a discriminator has learnt, by `LEARNT_SHARE`."""
-    return loss < (1 - LEARNT_SHARE) * figures["replaced_entropy_nats"]
+    check_learnt(run)
 
 
 def _show_training(progress: Progress, row: dict[str, Any]) -> None:
@@ -416,7 +235,8 @@ def retrain(run: Run, on: Workers) -> None:
     train_alone(run, on, models, stage="retrain")
     with Trackers(run) as trackers:
         trackers.catch_up()
-    _compare(run, [run.store.read_json(f"{model.folder}/result.json") for model in models])
+    results = [run.store.read_json(f"{model.folder}/result.json") for model in models]
+    record_comparison(run, results)
 
 
 def train_alone(run: Run, on: Workers, models: Sequence[ModelPlan], *, stage: str) -> None:
@@ -458,61 +278,6 @@ def _models_to_train(run: Run) -> list[ModelPlan]:
         ModelPlan(name, architecture, f"retrained/{name}", recipe, seed)
         for name, architecture in named
     ]
-
-
-def _compare(run: Run, results: list[dict[str, Any]]) -> None:
-    """Record the models, and whether best and baseline have learnt enough to be compared."""
-    unigram = {
-        split: unigram_nats(run.data_folder, split, num_sequences=sequences, seed=run.config.seed)
-        for split, sequences in (
-            ("valid", run.config.search.valid_sequences),
-            ("test", run.config.retrain.test_sequences),
-        )
-    }
-    reason = _not_learnt(results, unigram["test"])
-    by_generator = run.config.pretraining.objective == "replaced_tokens"
-    learners = f"{'the generators of ' if by_generator else ''}best child and baseline"
-    update_info(
-        run.store,
-        models=results,
-        unigram_nats=unigram,
-        comparison={
-            "valid": reason is None,
-            "reason": reason
-            or f"{learners} are {LEARNT_NATS} nats or more below the training unigrams",
-        },
-    )
-
-
-def _not_learnt(results: list[dict[str, Any]], unigram: float) -> str | None:
-    """Why best child and baseline cannot be compared, by the loss that unigrams have too."""
-    losses = {
-        (
-            f"{result['name']}'s generator" if "generator_loss_nats" in result else result["name"]
-        ): result.get("generator_loss_nats", result["test_loss_nats"])
-        for result in results
-        if result["name"] in ("best", "baseline")
-    }
-    bar = unigram - LEARNT_NATS
-    unlearnt = [f"{name} ({loss:.3f} nats)" for name, loss in losses.items() if loss > bar]
-    if unlearnt:
-        return (
-            f"{' and '.join(unlearnt)} did not come {LEARNT_NATS} nats below the training unigrams "
-            f"({unigram:.3f} nats) on the test targets: train longer"
-        )
-    blind = [
-        f"{result['name']} ({result['test_loss_nats']:.4f} nats)"
-        for result in results
-        if result["name"] in ("best", "baseline")
-        and "replaced_entropy_nats" in result
-        and not tells_replaced(result["test_loss_nats"], result)
-    ]
-    if blind:
-        return (
-            f"{' and '.join(blind)} cannot tell replaced tokens better than their share does: "
-            f"lower retrain.learning_rate or train longer"
-        )
-    return None
 
 
 def export(run: Run) -> None:

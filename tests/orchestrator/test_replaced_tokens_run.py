@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from orchestrator import load_config, load_leaderboard, run
+from orchestrator.learnt import check_learnt, not_learnt
 from orchestrator.runinfo import read_info
 from orchestrator.runs import Run
-from orchestrator.stages import _check_learnt, _not_learnt
 from orchestrator.store import RunStore
 from supernet.checkpoint import latest_checkpoint
 from supernet.errors import InvalidInput, SuperNetCollapsed
@@ -117,11 +117,11 @@ def test_the_bars_are_for_the_generator_and_for_what_tells_its_tokens(out: Path)
     assert not info["comparison"]["valid"]  # in twenty steps nothing is learnt
     assert f"best's generator ({models['best']['generator_loss_nats']:.3f} nats)" in reason
     blind = [{**model, "generator_loss_nats": 0.1} for model in models.values()]
-    reason = _not_learnt(blind, info["unigram_nats"]["test"]) or ""
+    reason = not_learnt(blind, info["unigram_nats"]["test"]) or ""
     assert f"best ({models['best']['test_loss_nats']:.4f} nats)" in reason
     assert "cannot tell replaced tokens" in reason
     learnt = [{**model, "test_loss_nats": 0.1} for model in blind]
-    assert _not_learnt(learnt, info["unigram_nats"]["test"]) is None
+    assert not_learnt(learnt, info["unigram_nats"]["test"]) is None
     probed = info["supernet"]
     assert probed["generator_loss_nats"] > probed["replaced_entropy_nats"] > 0
 
@@ -131,7 +131,7 @@ def test_a_generator_that_learnt_nothing_is_a_collapse(out: Path) -> None:
     train = this.config.train.model_copy(update={"collapsed_within_nats": 100.0})
     strict = Run(this.store, this.config.model_copy(update={"train": train}))
     with pytest.raises(SuperNetCollapsed, match="its generator must end 100.0 nats below"):
-        _check_learnt(strict)
+        check_learnt(strict)
     assert read_info(this.store)["supernet"]["collapsed"]
 
 
@@ -149,10 +149,10 @@ def test_a_super_net_that_does_not_look_at_tokens_is_a_collapse(
     train = this.config.train.model_copy(update={"collapsed_within_nats": -9.0})
     checked = Run(this.store, this.config.model_copy(update={"train": train}))
     if share < 0.98:
-        _check_learnt(checked)
+        check_learnt(checked)
     else:
         with pytest.raises(SuperNetCollapsed, match=r"must tell replaced tokens by a loss below"):
-            _check_learnt(checked)
+            check_learnt(checked)
     assert read_info(this.store)["supernet"]["collapsed"] == (share > 0.98)
 
 

@@ -52,6 +52,12 @@ def test_writers_with_different_labels_do_not_overwrite_each_other(tmp_path: Pat
     assert sorted(row["n"] for row in store.rows("retrain")) == [0, 1, 2, 3]
 
 
+def test_rows_of_a_kind_that_would_not_be_found_again_are_refused(tmp_path: Path) -> None:
+    for kind, label in (("fine-tune", ""), ("score", "a-b"), ("Score", "")):
+        with pytest.raises(ValueError, match="lower-case words"):
+            RunStore(tmp_path).row_writer(kind, label)
+
+
 def test_writing_no_rows_makes_no_part(tmp_path: Path) -> None:
     store = RunStore(tmp_path)
     store.row_writer("score").write([])
