@@ -14,14 +14,9 @@ import pytest
 
 from orchestrator.config import parse
 from orchestrator.plots import final_loss_bars
-from orchestrator.report import (
-    big_number,
-    describe_data,
-    describe_result,
-    duration,
-    render,
-    write_report,
-)
+from orchestrator.report import render, write_report
+from orchestrator.report_facts import describe_data, describe_result
+from orchestrator.report_format import big_number, duration
 from orchestrator.run_record import last_of_each_step, read_run
 from orchestrator.store import RunStore
 from supernet.errors import InvalidInput
