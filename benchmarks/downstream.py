@@ -1,18 +1,30 @@
-"""Found model against RoBERTa-like and ELECTRA-like baselines, pre-trained alike, on GLUE.
+"""Found model against RoBERTa-like and ELECTRA-like baselines, pre-trained alike, on seven tasks.
 
     python -m benchmarks.downstream [--quick] [--work DIR]
 
 On $MAGIC_NAS_DATA: a super-net is trained on `books_pd`, searched, and the best child retrained.
-The baselines have as many parameters (within 2 %) and are pre-trained on the same tokens, with the
-same steps, batches and schedule: RoBERTa and ELECTRA as published, and both with the attention of
-the searched space, which knows distances (`_relative`). All are fine-tuned on seven GLUE tasks by
-one recipe (learning rate chosen on the dev split by the first seed, then every seed), and so is the
-found architecture from random weights on SST-2. Differences are paired by seed; intervals are
-t-intervals over fine-tuning seeds, for one pre-training each.
+The baselines have as many parameters (within 2 %; ELECTRA's generator, half as wide, comes on top)
+and are pre-trained on the same tokens, with the same vocabulary, steps, batches and schedule:
+
+- `roberta`, `electra`: four layers with absolute positions, as published.
+- `roberta_relative`: the space's own Transformer, which the run retrains beside the best child. Its
+  attention knows distances, and it has BERT's two token types.
+- `electra_relative`: the same as a discriminator; its generator's attention knows distances, too.
+
+The search itself (super-net and scoring) is on top of the found model's pre-training.
+
+All are fine-tuned by one recipe: the learning rate, of two, is chosen on the dev split by the first
+seed, then every seed is run with it and reported, the first too; and so is the found architecture
+from random weights on SST-2. The tasks are GLUE's in their formats, not all with GLUE's splits:
+`data` says how many rows each has and what stands in for a split. So the mean is not GLUE's.
+
+Differences are paired by seed; intervals are t-intervals over fine-tuning seeds, for one
+pre-training each, and not corrected for their number. `at_trivial` counts seeds that ended no
+better than the most frequent label (STS-B: the mean).
 
 A baseline that did not come 0.5 nats below the training unigrams in pre-training (ELECTRA: its
 generator), or tells replaced tokens no better than by their share, has not learnt: nothing is
-compared with it, and `valid` is false for it.
+compared with it, and `valid` is false for it. With --quick none learns, and all are compared.
 
 Takes some hours on two cores; goes on where it stopped, from the folder given with --work.
 """
@@ -22,27 +34,38 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any
 
 import pandas as pd
 
-from benchmarks.record import RESULTS, write_record
+from benchmarks.record import RESULTS, provenance, write_record
+from evaluators.downstream.reading import read_task
+from evaluators.downstream.tasks import TASKS as TASKS_BY_NAME
 from orchestrator import run
 from orchestrator.config import Config, FinetuneSettings, parse
 from orchestrator.finetuning.driver import finetune
 from orchestrator.finetuning.sources import model_source
-from orchestrator.finetuning.summary import interval, read_rows
+from orchestrator.finetuning.summary import interval, read_rows, summary_of
 from orchestrator.learnt import LEARNT_NATS, tells_replaced
 from orchestrator.runinfo import read_info
 from orchestrator.runs import Run
 from orchestrator.store import RunStore
+from supernet.errors import TrainingDiverged
 
 TASKS = ("cola", "sst2", "mrpc", "stsb", "qqp", "qnli", "rte")
 FOUND = "found"
 BASELINES = ("roberta", "electra", "roberta_relative", "electra_relative")
 OF_SEARCH = "roberta_relative"
 """The hand-made baseline of the searched space, which the run retrains beside the best child."""
+PRETRAINED = tuple(name for name in BASELINES if name != OF_SEARCH)
+RANDOM = " (random weights)"
+SAME = (
+    *("max_length", "max_steps", "batch_size", "warmup_fraction", "weight_decay", "clip_norm"),
+    *("precision", "pooling"),
+)
+"""What a row must share with the recipe."""
+ROUNDING = 1e-9
 HIDDEN, DEPTH = 128, 4
 """Of the baselines: width, and Transformer layers, each attention and feed-forward."""
 ATTENTION = {"kind": "attention", "heads": 4, "relative_reach": 16}
@@ -70,7 +93,7 @@ def _base(*, quick: bool) -> dict[str, Any]:
 
 
 def found_config(*, quick: bool) -> Config:
-    """Super-net, search and retraining; the limits are the baselines' size, within 1 %."""
+    """Super-net, search and retraining; the limits are the baselines' size, within 2 %."""
     return parse(
         {
             **_base(quick=quick),
@@ -121,7 +144,11 @@ def baseline_config(name: str, *, quick: bool) -> Config:
     return parse(
         {
             **_base(quick=quick),
-            "pretraining": {"objective": objective, "generator_size": 0.5},
+            "pretraining": {
+                "objective": objective,
+                "generator_size": 0.5,
+                "generator_relative_reach": ATTENTION["relative_reach"] if relative else 0,
+            },
             "space": by_distance if relative else named,
             "train": {
                 **RECIPE,
@@ -153,9 +180,7 @@ def pretrain(work: Path, *, quick: bool) -> dict[str, str]:
     stages = ("data", "train", "search", "retrain")
     run(found_config(quick=quick), out=work / FOUND, only=stages)
     models = {FOUND: f"{work / FOUND}@best", OF_SEARCH: f"{work / FOUND}@baseline"}
-    for name in BASELINES:
-        if name == OF_SEARCH:
-            continue
+    for name in PRETRAINED:
         config = baseline_config(name, quick=quick)
         run(config, out=work / name, only=("data", "train"))
         path = config.space.build().layers
@@ -164,30 +189,60 @@ def pretrain(work: Path, *, quick: bool) -> dict[str, str]:
 
 
 def tune(work: Path, models: Mapping[str, str], *, quick: bool) -> pd.DataFrame:
-    """Fine-tune all; one row per model, task, recipe and seed."""
-    data, out = f"{os.environ['MAGIC_NAS_DATA']}/glue", work / "glue"
+    """Fine-tune all; one row per model, task, recipe and seed, with which were chosen."""
+    out = work / "glue"
     recipe, scratch = (settings(quick=quick, pretrained=known) for known in (True, False))
     for model in models.values():
-        finetune(model, TASKS, data=data, out=out, settings=recipe)
-    summary = finetune(models[FOUND], ["sst2"], data=data, out=out, settings=scratch)
+        _tune(model, TASKS, out, recipe)
+    _tune(models[FOUND], ["sst2"], out, scratch)
     store = RunStore(out)
     names = {model_source(store, model).digest: name for name, model in models.items()}
-    chosen = {name for result in summary["results"] for name in result["names"]}
-    # An earlier model's, or of other settings, may be there.
-    rows = [
-        row
-        for row in read_rows(store)
-        if row["model_digest"] in names
-        and (row["max_steps"], row["epochs"]) == (recipe.max_steps, recipe.epochs[0])
-    ]
+    rows = [row for row in read_rows(store) if _is_of(row, names, recipe)]
+    if others := len(read_rows(store)) - len(rows):
+        print(f"{others} rows of {out} are of other models or recipes, and left out")
+    results = summary_of(store)["results"]
+    chosen = {
+        name for result in results if _is_of(result, names, recipe) for name in result["names"]
+    }
     frame = pd.DataFrame(rows)
     frame["model"] = [
-        names[row["model_digest"]] + ("" if row["pretrained"] else " (random weights)")
-        for row in rows
+        names[row["model_digest"]] + ("" if row["pretrained"] else RANDOM) for row in rows
     ]
     frame["chosen"] = frame["name"].isin(chosen)
     frame["scores"] = [json.dumps(row.get("scores")) for row in rows]
     return frame.drop(columns=["name", "model_digest", "start", "teacher"])
+
+
+def _tune(model: str, tasks: Sequence[str], out: Path, recipe: FinetuneSettings) -> None:
+    """A task that diverges with every seed is a result, too."""
+    try:
+        finetune(model, tasks, data=_glue(), out=out, settings=recipe)
+    except TrainingDiverged as error:
+        print(f"{model}: {error}")
+
+
+def _is_of(row: Mapping[str, Any], names: Mapping[str, str], recipe: FinetuneSettings) -> bool:
+    """Whether a row, or what several come to, is of these models and this recipe."""
+    same = all(row[key] == getattr(recipe, key) for key in SAME if key in row)
+    grid = row["learning_rate"] in recipe.learning_rates and row["epochs"] in recipe.epochs
+    return row["model_digest"] in names and same and grid and not (row["start"] or row["teacher"])
+
+
+def data_used() -> dict[str, dict[str, Any]]:
+    """Rows per split and task, and what stands in for a split."""
+    read = {task: read_task(TASKS_BY_NAME[task], _glue()) for task in TASKS}
+    return {
+        task: {
+            "train": len(data.train),
+            "dev": len(data.dev["dev"]),
+            "stand_in": data.stand_in,
+        }
+        for task, data in read.items()
+    }
+
+
+def _glue() -> str:
+    return f"{os.environ['MAGIC_NAS_DATA']}/glue"
 
 
 def learnt(work: Path) -> dict[str, dict[str, float]]:
@@ -200,9 +255,7 @@ def learnt(work: Path) -> dict[str, dict[str, float]]:
         }
         for model in info["models"]
     }
-    for name in BASELINES:
-        if name == OF_SEARCH:
-            continue
+    for name in PRETRAINED:
         supernet = read_info(RunStore(work / name))["supernet"]
         found[name] = {
             "loss_nats": supernet.get("generator_loss_nats", supernet["probe_loss_nats"]),
@@ -236,28 +289,46 @@ def final(frame: pd.DataFrame) -> dict[str, dict[str, Seeds]]:
     return scores
 
 
-def compare(frame: pd.DataFrame, pretraining: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+def compare(
+    frame: pd.DataFrame, pretraining: Mapping[str, Mapping[str, float]], *, quick: bool = False
+) -> dict[str, Any]:
     """Scores x 100: means by model and task, differences to each baseline with intervals."""
     scores = final(frame)
     valid = {name: has_learnt(pretraining[name]) for name in BASELINES}
-    compared = [name for name in BASELINES if valid[name]]
-    found, scratch = scores[FOUND], scores.get(f"{FOUND} (random weights)", {})
+    compared = [name for name in BASELINES if valid[name] or quick]
+    found, scratch = scores.get(FOUND, {}), scores.get(FOUND + RANDOM, {})
     return {
         "valid": valid,
         "pretraining": dict(pretraining),
-        "num_params": dict(
-            zip(frame["model"], frame["num_params"].astype(int).tolist(), strict=True)
-        ),
-        "scores": {
-            model: {task: _stats(list(seeds.values())) for task, seeds in tasks.items()}
-            for model, tasks in scores.items()
-        },
+        "num_params": frame.groupby("model")["num_params"].max().astype(int).to_dict(),
+        "scores": _cells(frame, scores),
         "mean": {
-            name: _stats(list(_mean_of_tasks(scores[name]).values())) for name in (FOUND, *compared)
+            name: _stats(list(_mean_of_tasks(scores.get(name, {})).values()))
+            for name in (FOUND, *compared)
         },
-        **{f"over_{name}": _difference(found, scores[name]) for name in compared},
+        **{f"over_{name}": _difference(found, scores.get(name, {})) for name in compared},
         "over_random_weights_sst2": _stats(_paired(found.get("sst2", {}), scratch.get("sst2", {}))),
     }
+
+
+def _cells(
+    frame: pd.DataFrame, scores: Mapping[str, Mapping[str, Seeds]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Of every model and task, with the recipe that was chosen and what is trivial."""
+    cells: dict[str, dict[str, dict[str, Any]]] = {}
+    for model, tasks in scores.items():
+        for task, seeds in tasks.items():
+            rows = frame[frame["chosen"] & (frame["model"] == model) & (frame["task"] == task)]
+            trivial = 100 * float(rows["trivial"].max())
+            cells.setdefault(model, {})[task] = {
+                **_stats(list(seeds.values())),
+                "median": median(seeds.values()),
+                "trivial": trivial,
+                "at_trivial": sum(score <= trivial + ROUNDING for score in seeds.values()),
+                "learning_rate": float(rows["learning_rate"].max()),
+                "steps": int(rows["steps"].max()),
+            }
+    return cells
 
 
 def _difference(one: Mapping[str, Seeds], other: Mapping[str, Seeds]) -> dict[str, Any]:
@@ -289,21 +360,31 @@ def main() -> None:
     parser.add_argument("--work", default="runs/downstream", help="what was done lies here")
     options = parser.parse_args()
     work = Path(options.work).resolve()
+    origin = provenance(seeds={"pretraining": 0, "finetuning": [0, 1, 2, 3, 4]})
     models = pretrain(work, quick=options.quick)
     pretraining = learnt(work)
     compared = {
         name: model
         for name, model in models.items()
-        if name == FOUND or has_learnt(pretraining[name])
+        if name == FOUND or has_learnt(pretraining[name]) or options.quick
     }
     frame = tune(work, compared, quick=options.quick)
-    results = compare(frame, pretraining)
+    results = compare(frame, pretraining, quick=options.quick) | {
+        "data": data_used(),
+        "architecture": _architecture(work),
+        "pretrained_at": {name: _commit(work / name) for name in (FOUND, *PRETRAINED)},
+        "quick": options.quick,
+    }
     _print(results)
-    results |= {"architecture": _architecture(work), "quick": options.quick}
-    if not options.quick:
-        frame.to_parquet(RESULTS / "downstream.parquet", index=False)
-        write_record("downstream", results, seeds={"pretraining": 0, "finetuning": [0, 1, 2, 3, 4]})
+    folder = work if options.quick else RESULTS
+    frame.to_parquet(folder / "downstream.parquet", index=False)
+    write_record("downstream", results, origin=origin, folder=folder)
     print(json.dumps(results))
+
+
+def _commit(folder: Path) -> str | None:
+    commit: str | None = read_info(RunStore(folder)).get("commit")
+    return commit
 
 
 def _architecture(work: Path) -> str:
@@ -315,16 +396,29 @@ def _architecture(work: Path) -> str:
 def _print(results: Mapping[str, Any]) -> None:
     print(f"{'':<18}" + "".join(f"{task:>8}" for task in (*TASKS, "mean")))
     for name, mean_of_tasks in results["mean"].items():
-        cells = [results["scores"][name].get(task, _stats([])) for task in TASKS]
-        cells.append(mean_of_tasks)
-        print(f"{name:<18}" + "".join(f"{_number(cell['estimate']):>8}" for cell in cells))
+        cells = results["scores"].get(name, {})
+        shown = [_score(cells.get(task)) for task in TASKS]
+        print(f"{name:<18}" + "".join(f"{text:>8}" for text in shown) + _mean(mean_of_tasks))
+    print("* so many seeds ended no better than what is trivial:")
+    of_found = results["scores"].get(FOUND, {})
+    trivial = [_number(of_found.get(task, {}).get("trivial")) for task in TASKS]
+    print(f"{'trivial':<18}" + "".join(f"{text:>8}" for text in trivial))
     for name, valid in results["valid"].items():
         if not valid:
-            print(f"Nothing is compared with {name}: it did not learn in pre-training")
-            continue
-        for what, cell in results[f"over_{name}"].items():
+            print(f"{name} did not learn in pre-training: not a valid comparison")
+        for what, cell in results.get(f"over_{name}", {}).items():
             print(f"found over {name:<18} {what:<6} {_text(cell)}")
     print(f"sst2 over random weights   {_text(results['over_random_weights_sst2'])}")
+
+
+def _score(cell: Mapping[str, Any] | None) -> str:
+    if cell is None:
+        return _number(None)
+    return _number(cell["estimate"]) + (f"*{cell['at_trivial']}" if cell["at_trivial"] else "")
+
+
+def _mean(cell: Mapping[str, Any]) -> str:
+    return f"{_number(cell['estimate']):>8}"
 
 
 def _number(value: float | None) -> str:

@@ -35,12 +35,22 @@ def provenance(*, seeds: Mapping[str, int | Sequence[int]]) -> dict[str, Any]:
 
 
 def write_record(
-    name: str, values: dict[str, Any], *, seeds: Mapping[str, int | Sequence[int]]
+    name: str,
+    values: dict[str, Any],
+    *,
+    seeds: Mapping[str, int | Sequence[int]] | None = None,
+    origin: Mapping[str, Any] | None = None,
+    folder: Path = RESULTS,
 ) -> None:
-    """Write `benchmarks/results/<name>.json`."""
-    RESULTS.mkdir(exist_ok=True)
-    record = {"benchmark": name, **provenance(seeds=seeds), "results": values}
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+    """Write `<name>.json` into benchmarks/results.
+
+    Args:
+        origin: the `provenance` of when it was begun, for one that takes hours; none: of now.
+    """
+    folder.mkdir(exist_ok=True)
+    begun = provenance(seeds=seeds or {}) if origin is None else origin
+    record = {"benchmark": name, **begun, "results": values}
+    (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
 
 
 def _git(*arguments: str) -> str | None:

@@ -41,6 +41,7 @@ class TextShape:
     generator_hidden_size: int = 0
     generator_pairs: int = 0
     generator_heads: int = 0
+    generator_relative_reach: int = 0
     discriminator_weight: float = 0.0
 
     @classmethod
@@ -80,6 +81,7 @@ def _objective(space: SpaceSettings, pretraining: PretrainingSettings) -> dict[s
         "generator_hidden_size": pretraining.generator_width(space.hidden_size),
         "generator_pairs": pretraining.generator_layers or (space.layers + 1) // 2,
         "generator_heads": pretraining.generator_heads,
+        "generator_relative_reach": pretraining.generator_relative_reach,
         "discriminator_weight": pretraining.discriminator_weight,
     }
 
@@ -206,6 +208,7 @@ def _generator(shape: TextShape) -> Generator | None:
         hidden_size=shape.generator_hidden_size,
         pairs=shape.generator_pairs,
         heads=shape.generator_heads,
+        relative_reach=shape.generator_relative_reach,
         dropout=shape.dropout,
         layer_norm_eps=shape.layer_norm_eps,
     )

@@ -32,6 +32,7 @@ class Generator(nn.Module):
         hidden_size: int,
         pairs: int,
         heads: int,
+        relative_reach: int,
         dropout: float,
         layer_norm_eps: float,
     ) -> None:
@@ -39,8 +40,9 @@ class Generator(nn.Module):
         self.projection = (
             nn.Linear(embedding_size, hidden_size) if embedding_size != hidden_size else None
         )
+        attention = {"kind": "attention", "heads": heads, "relative_reach": relative_reach}
         pair: list[dict[str, dict[str, object]]] = [
-            {"attention": {"kind": "attention", "heads": heads, "layer_norm_eps": layer_norm_eps}},
+            {"attention": {**attention, "layer_norm_eps": layer_norm_eps}},
             {"feed_forward": {"kind": "feed_forward", "layer_norm_eps": layer_norm_eps}},
         ]
         self.chain = Chain(pair * pairs, hidden_size=hidden_size, dropout=dropout)

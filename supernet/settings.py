@@ -162,6 +162,9 @@ class PretrainingSettings(Settings):
     """Its pairs of attention and feed-forward; none: half the space's layers, so that it is as
     deep as a Transformer of the space."""
     generator_heads: Positive = 4
+    generator_relative_reach: Annotated[int, Field(ge=0)] = 0
+    """Of its attention, as the `relative_reach` of a candidate; 0: it knows absolute positions
+    alone, as ELECTRA's. Give it the space's, or the two know the text unequally well."""
     discriminator_weight: Annotated[float, Field(gt=0.0)] = 50.0
     """λ: loss = generator's mean over masked tokens + λ · child's mean over all real tokens."""
 

@@ -211,6 +211,7 @@ def _arguments(recipe: Recipe, folder: str, examples: int, *, in_order: bool) ->
         save_strategy="no",
         eval_strategy="no",
         logging_strategy="no",
+        logging_nan_inf_filter=False,  # else a loss that is not finite goes unseen
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,

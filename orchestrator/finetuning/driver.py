@@ -25,7 +25,7 @@ from orchestrator.log_lines import lines_of
 from orchestrator.report import write_report
 from orchestrator.runs import CONFIG, Run
 from orchestrator.store import RunStore
-from supernet.errors import InvalidInput, MagicNasError
+from supernet.errors import InvalidInput, TrainingDiverged
 
 
 def finetune(
@@ -52,7 +52,8 @@ def finetune(
     Raises:
         InvalidInput: before anything is trained: a task, file, line, model or setting is wrong.
         StorageFailed: if the output folder refuses a write.
-        MagicNasError: if no seed of a task came to its end.
+        TrainingDiverged: if no seed of a task came to its end; figures and models of others are
+            written before.
     """
     quieten()
     settings = settings or FinetuneSettings()
@@ -76,7 +77,7 @@ def finetune(
             refresh_card(run)
             write_report(store)
         if study.failed:
-            raise MagicNasError("; ".join(study.failed))
+            raise TrainingDiverged("; ".join(study.failed))
         return summary
 
 

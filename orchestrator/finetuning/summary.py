@@ -110,8 +110,9 @@ def _figures(
 
 
 def interval(values: Sequence[float]) -> list[float] | None:
-    """The 95 % t-interval of a mean; None for fewer than two values."""
-    if len(values) < 2:
+    """The 95 % t-interval of a mean; None for fewer than two values, or where all are equal: that
+    says nothing of how far others would lie."""
+    if len(set(values)) < 2:
         return None
     half = float(t.ppf(0.975, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return [mean(values) - half, mean(values) + half]

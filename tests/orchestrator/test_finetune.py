@@ -10,7 +10,8 @@ import pytest
 import torch
 from transformers import CLIPConfig
 
-from evaluators.downstream.finetuning import predict
+from evaluators.downstream.finetuning import Recipe, predict
+from evaluators.downstream.finetuning import finetune as train_and_score
 from evaluators.downstream.heads import SentenceHead, TaskData
 from evaluators.downstream.reading import read_task
 from evaluators.downstream.tasks import task_named
@@ -20,7 +21,7 @@ from orchestrator.finetuning.sources import model_source
 from orchestrator.finetuning.summary import ROWS, interval, summarise
 from orchestrator.hugging_face_models import load_pretrained
 from orchestrator.store import RunStore
-from supernet.errors import InvalidInput, RunConflict
+from supernet.errors import InvalidInput, RunConflict, TrainingDiverged
 from tests.orchestrator.tiny_glue import QUICK, save_bert, sentences, write_sst2
 
 
@@ -184,6 +185,7 @@ def test_the_interval_is_students() -> None:
     assert low == pytest.approx(2 - 4.302653 / 3**0.5)
     assert high == pytest.approx(2 + 4.302653 / 3**0.5)
     assert interval([1.0]) is None
+    assert interval([1.0, 1.0, 1.0]) is None  # they say nothing of how far others would lie
 
 
 def test_seeds_that_diverged_are_counted_and_left_out() -> None:
@@ -212,6 +214,16 @@ def test_seeds_that_diverged_are_counted_and_left_out() -> None:
     (result,) = summarise(rows)["results"]
     assert (result["seeds"], result["diverged"]) == (3, 1)
     assert result["headline"] == result["mean"] == pytest.approx(0.6)
+
+
+def test_a_loss_that_is_not_finite_is_seen(finished_run: Path, glue: Path, tmp_path: Path) -> None:
+    bert = save_bert(tmp_path / "bert", finished_run / "export", positions=16)
+    model, tokenizer = load_pretrained(str(bert), "sequence_classification", num_labels=2)
+    head = SentenceHead(read_task(task_named("sst2"), str(glue)), tokenizer, max_length=16)
+    with torch.no_grad():
+        model.get_parameter("classifier.bias").fill_(torch.nan)
+    with pytest.raises(TrainingDiverged, match="the loss of a fine-tuning must be finite"):
+        train_and_score(model, head, Recipe(1e-3, epochs=1.0, seed=0, max_steps=2))
 
 
 @pytest.fixture

@@ -271,6 +271,21 @@ def test_a_generator_s_width_is_its_share_in_whole_heads(hidden_size, settings_,
     assert PretrainingSettings(**settings_).generator_width(hidden_size) == width
 
 
+def test_a_generator_knows_distances_where_it_is_told_to(batch):
+    told = supernet(dropout=0.0, **REPLACED_TOKENS, generator_relative_reach=4)
+    seen = (batch.input_ids_BT, batch.attention_mask_BT, batch.masked_N)
+    attention = told.generator.chain.layers[0]["attention"]
+    with torch.no_grad():
+        told.stem.positions.weight.zero_()
+        ordered_NV = told.generator_logits(*seen)
+        attention.bias.zero_()
+        unordered_NV = told.generator_logits(*seen)
+    assert attention.relative_reach == 4
+    assert not torch.allclose(ordered_NV, unordered_NV)
+    untold = supernet(dropout=0.0, **REPLACED_TOKENS)
+    assert untold.generator.chain.layers[0]["attention"].relative_reach == 0
+
+
 def test_the_shape_carries_the_objective_as_plain_values():
     space = SpaceSettings(layers=5, hidden_size=32)
     found = TextShape.of(
@@ -278,9 +293,10 @@ def test_the_shape_carries_the_objective_as_plain_values():
         vocab_size=9,
         max_length=7,
         pad_id=0,
-        pretraining=PretrainingSettings(objective="replaced_tokens"),
+        pretraining=PretrainingSettings(objective="replaced_tokens", generator_relative_reach=4),
     )
     assert (found.generator_hidden_size, found.generator_pairs) == (12, 3)
+    assert found.generator_relative_reach == 4
     assert TextShape(**found.to_dict()) == found
     plain = TextShape.of(space, vocab_size=9, max_length=7, pad_id=0)
     assert plain.objective == "masked_lm" and not plain.generator_hidden_size
