@@ -169,6 +169,7 @@ def settings(*, quick: bool, pretrained: bool = True) -> FinetuneSettings:
         learning_rates=(3e-4,) if quick else (2e-4, 5e-4),
         epochs=(3.0,),
         seeds=2 if quick else 5,
+        max_length=128,
         max_steps=20 if quick else 2000,
         pretrained=pretrained,
         keep_models=False,

@@ -176,7 +176,11 @@ def _add_models(commands: Commands) -> None:
     tuning.add_argument(
         "--out", metavar="DIR", help="for figures and models; default: the run's folder"
     )
-    tuning.add_argument("--config", metavar="FILE", help="YAML whose section 'finetune' counts")
+    tuning.add_argument(
+        "--config",
+        metavar="FILE",
+        help="YAML whose section 'finetune' counts; default: the run's own, or all defaults",
+    )
     _add_overrides(tuning, "finetune.seeds=3")
     _add_where(tuning)
 
@@ -194,9 +198,8 @@ def _add_checks(commands: Commands) -> None:
     ahead.add_argument(
         "--peak-tflops",
         type=float,
-        default=312.0,
         metavar="TFLOPS",
-        help="of one GPU (default 312, an A100 in bf16)",
+        help="of one GPU (default 312, an A100 in bf16; 19.5 for train.precision fp32)",
     )
     check = _add(
         commands,
@@ -334,34 +337,42 @@ def _onnx(options: argparse.Namespace) -> None:
 
 
 def _finetune(options: argparse.Namespace) -> None:
-    from orchestrator.config import load
+    from orchestrator.config import load, override
     from orchestrator.finetuning.driver import finetune
-    from orchestrator.finetuning.sources import run_named
+    from orchestrator.finetuning.sources import run_named, run_of
     from orchestrator.finetuning.summary import SUMMARY
     from orchestrator.finetuning.table import format_summary
+    from orchestrator.runs import Run
     from orchestrator.store import RunStore
 
-    out = run_named(options.model) if options.out is None else options.out
+    run = run_of(options.model)
+    if options.config is None and run is not None:
+        config = override(Run.open(run).config, options.overrides)
+    else:
+        config = load(options.config, options.overrides)
     summary = finetune(
         options.model,
         options.tasks,
         data=options.data,
-        out=out,
-        settings=load(options.config, options.overrides).finetune,
+        out=options.out,
+        settings=config.finetune,
         address=options.address,
         local=options.local,
     )
     print(format_summary(summary))
+    out = run_named(options.model) if options.out is None else options.out
     print(f"\n{RunStore(out).uri_of(SUMMARY)}")
 
 
 def _plan(options: argparse.Namespace) -> None:
     from orchestrator.config import load
-    from orchestrator.plan import Gpus, format_plan, plan
+    from orchestrator.plan import A100_TFLOPS, Gpus, format_plan, plan
 
     config = load(options.config, options.overrides)
     count = (config.train.workers or 1) if options.gpus is None else options.gpus
-    gpus = Gpus(count, options.peak_tflops, options.utilisation)
+    peak = options.peak_tflops
+    peak = A100_TFLOPS[config.train.precision] if peak is None else peak
+    gpus = Gpus(count, peak, options.utilisation)
     print(format_plan(plan(config, gpus), config, gpus))
 
 

@@ -160,8 +160,9 @@ class FinetuneSettings(Settings):
     selection_seeds: Annotated[int, Field(ge=1, le=1000)] = 1
     """The first so many seeds choose learning rate and epochs, by their median on the dev split."""
     batch_size: Positive = 32
-    max_length: Annotated[int, Field(ge=8)] = 128
-    """Tokens of an input; longer ones are cut, or go through in strides (SQuAD)."""
+    max_length: Annotated[int, Field(ge=8)] | None = None
+    """Tokens of an input; longer ones are cut, or go through in strides (SQuAD). None: 128, or as
+    many as the model has positions if they are fewer."""
     pooling: Pooling = "cls"
     """What the classifier of an export reads: its first token, or the mean of its real tokens."""
     warmup_fraction: Fraction = 0.06
@@ -268,7 +269,7 @@ def read_yaml(data: bytes, name: str) -> dict[str, Any]:
     """
     try:
         text = data.decode()
-        size = _size(yaml.compose(text, yaml.SafeLoader), {})
+        size = _size(yaml.compose(text, yaml.SafeLoader), {}, name)
         if size > _MOST_VALUES:
             raise InvalidInput(
                 f"{name} must hold at most {_MOST_VALUES:,} keys and values once its YAML aliases "
@@ -287,15 +288,33 @@ def read_yaml(data: bytes, name: str) -> dict[str, Any]:
     return values
 
 
-def _size(node: Any, sizes: dict[int, float]) -> float:
-    """How many keys and values a YAML node holds, aliases written out; endless in itself."""
+def _size(node: Any, sizes: dict[int, float], name: str) -> float:
+    """How many keys and values a YAML node holds, aliases written out; endless in itself.
+
+    Raises:
+        InvalidInput: if a key comes twice.
+    """
     if not isinstance(node, yaml.CollectionNode):
         return 1
     if id(node) not in sizes:
         sizes[id(node)] = math.inf
+        if isinstance(node, yaml.MappingNode):
+            _refuse_repeated(node, name)
         inner = chain(*node.value) if isinstance(node, yaml.MappingNode) else node.value
-        sizes[id(node)] = 1 + sum(_size(child, sizes) for child in inner)
+        sizes[id(node)] = 1 + sum(_size(child, sizes, name) for child in inner)
     return sizes[id(node)]
+
+
+def _refuse_repeated(node: yaml.MappingNode, name: str) -> None:
+    seen: set[str] = set()
+    for key, _ in node.value:
+        if isinstance(key, yaml.ScalarNode) and key.value != "<<":
+            if key.value in seen:
+                raise InvalidInput(
+                    f"a key must come once, but {name} has {key.value!r} again in line "
+                    f"{key.start_mark.line + 1}: remove one of the two"
+                )
+            seen.add(key.value)
 
 
 def _apply(values: dict[str, Any], override: str) -> None:

@@ -74,8 +74,9 @@ def run(
         TrainingDiverged: if a loss is no longer finite.
         StorageFailed: if the run's storage refuses a write.
     """
-    check_before_start(config, local=local, address=address, own=scorer is not None)
     store = RunStore(out)
+    searches = "search" in only and not is_finished(store, "search")
+    check_before_start(config, local=local, address=address, own=scorer is not None or not searches)
     store.check_writable()
     _refuse_other_configuration(store, config)
     this = Run(store, config)
@@ -93,7 +94,7 @@ def run(
         ExitStack() as opened,
     ):
         connect = partial(workers, this, address=address, local=local, todo=todo)
-        # A cluster that cannot do the run is refused before data is read; a local one always can.
+        # A cluster that cannot do the run is refused before data is read.
         on = opened.enter_context(connect()) if address else None
         if todo:
             store.write_bytes(CONFIG, config.to_yaml().encode())

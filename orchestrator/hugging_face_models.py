@@ -234,7 +234,7 @@ def _config_dict(model: str) -> dict[str, Any]:
             f"a model's folder holds config.json, weights and a tokenizer, but {model} has no "
             f"config.json{hint}"
         )
-    if folder.is_file() or (not folder.is_dir() and _is_path(model)):
+    if folder.is_file() or (not folder.is_dir() and is_path(model)):
         raise InvalidInput(f"a model is a folder or a name on the hub, but {model} is no folder")
     with _as_invalid_input(model, "its configuration"):
         path = cached_file(model, "config.json")
@@ -243,7 +243,8 @@ def _config_dict(model: str) -> dict[str, Any]:
     return config
 
 
-def _is_path(model: str) -> bool:
+def is_path(model: str) -> bool:
+    """Whether it can be no name on the hub."""
     return model.startswith(("/", "./", "../", "~")) or model.count("/") > 1
 
 

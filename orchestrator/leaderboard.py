@@ -80,7 +80,7 @@ def load_leaderboard(run: str | Path) -> pd.DataFrame:
     """The leaderboard of a run's folder (a path or a URI), best first.
 
     Raises:
-        InvalidInput: if the run has none yet.
+        InvalidInput: if the run has none yet, or it is damaged.
     """
     store = RunStore(run)
     if not store.exists(FILE):
@@ -89,10 +89,13 @@ def load_leaderboard(run: str | Path) -> pd.DataFrame:
             f"writes it, or check the run's folder"
         )
     try:
-        return pd.read_parquet(io.BytesIO(store.read_bytes(FILE)))
+        frame = pd.read_parquet(io.BytesIO(store.read_bytes(FILE)))
+        if missing := {"rank", "architecture"} - set(frame.columns):
+            raise ValueError(f"it has no column {' and '.join(sorted(missing))}")
+        return frame
     except (OSError, ValueError) as error:
         raise InvalidInput(
-            f"{FILE} in the run {store.uri} is no Parquet file: {error}; `magic-nas search` "
+            f"{FILE} in the run {store.uri} is no leaderboard: {error}; `magic-nas search` "
             f"writes it again from the rows"
         ) from error
 

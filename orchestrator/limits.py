@@ -5,6 +5,7 @@ Read from the configuration, applied before a child is scored. Imports no torch.
 
 import ast
 import difflib
+import itertools
 import math
 import operator
 import random
@@ -56,6 +57,17 @@ class Bound:
         """Whether the number keeps to this bound."""
         return _COMPARE[self.symbol](number, self.value)
 
+    def leaves_room(self, other: "Bound") -> bool:
+        """Whether some number keeps to both."""
+        return self.is_upper == other.is_upper or (
+            self.allows(other.value) and other.allows(self.value)
+        )
+
+    @property
+    def is_upper(self) -> bool:
+        """Whether it holds below its value."""
+        return self.symbol in ("<=", "<")
+
     def __str__(self) -> str:
         return f"{self.metric} {self.symbol} {_text(self.value)}"
 
@@ -93,13 +105,20 @@ class Limits:
         return self.allow(cost_model.cost(architecture))
 
     def check_feasible(self, cost_model: "CostModel") -> None:
-        """Refuse a bound that no child meets: one below the cheapest or above the dearest.
+        """Refuse a bound that no child meets, and two that no number meets.
 
         Raises:
-            InvalidInput: with the smallest or largest possible value and the child that has it.
+            InvalidInput: with the smallest or largest possible value and the child that has it, or
+                with the two bounds.
         """
+        for one, other in itertools.combinations(self.bounds, 2):
+            if one.metric == other.metric and not one.leaves_room(other):
+                raise InvalidInput(
+                    f"limits must leave room between them, but no {one.metric} has both {one} and "
+                    f"{other}: move or leave out one of them"
+                )
         for bound in self.bounds:
-            upper = bound.symbol in ("<=", "<")
+            upper = bound.is_upper
             nearest = (cost_model.cheapest if upper else cost_model.dearest)(bound.metric)
             value = getattr(cost_model.cost(nearest), bound.metric)
             if not bound.allows(value):

@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from evaluators.downstream.finetuning import positions_of
-from orchestrator.hugging_face_models import kind_of, load_pretrained
+from orchestrator.hugging_face_models import is_path, kind_of, load_pretrained
 from supernet.errors import ExportDiffers, InvalidInput
 
 TOLERANCE = 1e-4
@@ -163,6 +163,9 @@ def _check_packages() -> None:
 
 
 def _file(model: str, out: Path | None) -> Path:
+    place = Path(model)
+    if not place.is_dir() and (place.exists() or is_path(model)):
+        raise InvalidInput(f"a model is a folder or a name on the hub, but {model} is no folder")
     if out is None and not Path(model).is_dir():
         raise InvalidInput(
             f"the ONNX file is written into the model's folder unless --out names it, but {model} "

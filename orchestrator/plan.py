@@ -29,6 +29,8 @@ STAGES = (0, 1, 2, 3)
 _SAMPLES = 256
 """Children behind a mean."""
 _GIB = 2**30
+A100_TFLOPS = {"bf16": 312.0, "fp32": 19.5}
+"""Of matrix products; the vendor's figures."""
 _BACKWARD = 3
 """Forward and backward are three forward passes: the backward pass multiplies twice where the
 forward pass does once."""
@@ -39,8 +41,8 @@ class Gpus:
     """What computes."""
 
     count: int
-    peak_tflops: float = 312.0
-    """Of one; 312 are an A100's in bf16."""
+    peak_tflops: float = A100_TFLOPS["bf16"]
+    """Of one."""
     utilisation: float = 0.4
     """Share of the peak that training comes to; 0.4 is what well-run training of such sizes does,
     our own choice."""
@@ -60,9 +62,8 @@ class Gpus:
             if not holds:
                 raise InvalidInput(f"plan: {rule}")
 
-    def days(self, flops: float, *, most: int | None = None) -> float:
-        """That so many operations take; on `most` GPUs at most."""
-        count = min(self.count, most or self.count)
+    def days(self, flops: float, *, count: int) -> float:
+        """That so many operations take on so many of them."""
         return flops / (count * self.peak_tflops * 1e12 * self.utilisation) / 86_400
 
 
@@ -74,6 +75,8 @@ class Work:
     """For the search: per child."""
     flops: float
     tokens: int
+    gpus: int
+    """That can work at it: stand-alone training takes one per model."""
     days: float
 
 
@@ -109,7 +112,7 @@ def plan(config: Config, gpus: Gpus) -> Plan:
         InvalidInput: if the configuration breaks a rule, the limits admit no child, the batch
             does not divide, or the teacher is no model that can be loaded.
     """
-    check_before_start(config, local=True, address=None)
+    check_before_start(config, local=True, address=None, elsewhere=True)
     return _Planner(config, gpus).plan()
 
 
@@ -224,17 +227,33 @@ class _Planner:
         if config.search.scorer is None:
             step = self._step_flops(statistics.mean(map(self._forward, everywhere)))
             found["train"] = self._training(config.train, step, models=1)
-            sequences = config.search.candidates * config.search.valid_sequences
+            tuned = self._tuned_sequences()
             found["search"] = self._of(
-                config.search.valid_sequences * inside,
+                config.search.valid_sequences * inside
+                + sum(tuned) * statistics.mean(map(self._encoder, children)),
                 config.search.candidates,
-                sequences * self._shape.max_length,
+                config.search.candidates
+                * (config.search.valid_sequences + tuned[0] // _BACKWARD + tuned[1])
+                * self._shape.max_length,
             )
         models = 2 + config.retrain.controls
         taught = self._teacher_flops() if self._teacher_params else 0
         step = config.retrain.batch_size * (_BACKWARD * (inside + self._generator()) + taught)
         found["retrain"] = self._training(config.retrain, step, models=models, most=models)
         return found
+
+    def _tuned_sequences(self) -> tuple[int, int]:
+        """Forward passes of a child's short fine-tuning, if there is one, and of scoring it; at
+        full length, which few inputs have."""
+        settings = self._config.search.finetune
+        if settings is None:
+            return 0, 0
+        trained = settings.seeds * settings.steps * settings.batch_size
+        return _BACKWARD * trained, settings.seeds * settings.dev_examples
+
+    def _encoder(self, path: Architecture) -> float:
+        """A forward pass on one sequence without the head of pre-training."""
+        return self._forward(path) - self._head_flops()
 
     def _step_flops(self, forward: float) -> float:
         """Of a mean step of super-net training: forward and backward of each of its paths, and
@@ -286,7 +305,8 @@ class _Planner:
         return self._of(step, models * recipe.steps, tokens, most=most)
 
     def _of(self, each: float, count: int, tokens: int, *, most: int | None = None) -> Work:
-        return Work(each, each * count, tokens, self._gpus.days(each * count, most=most))
+        gpus = min(self._gpus.count, most or self._gpus.count)
+        return Work(each, each * count, tokens, gpus, self._gpus.days(each * count, count=gpus))
 
 
 def _shape(config: Config) -> TextShape:
@@ -348,16 +368,18 @@ def format_plan(found: Plan, config: Config, gpus: Gpus) -> str:
             f"{need.optimiser / _GIB:9.2f}  {need.gradients / _GIB:9.2f}  "
             f"{need.activations / _GIB:11.2f}  {need.buffers / _GIB:7.2f}  {need.peak / _GIB:6.2f}"
         )
+    if "latency_ms" in Limits.parse(config.search.limits).metrics:
+        rows += ["", "limits of latency_ms are left out: they need measured operators"]
     rows += [
         "",
-        f"time on {gpus.count} GPUs of {gpus.peak_tflops:g} TFLOPS at a utilisation of "
+        f"time on at most {gpus.count} GPUs of {gpus.peak_tflops:g} TFLOPS at a utilisation of "
         f"{gpus.utilisation:g}, {found.paths_per_step} path(s) a step",
-        "           FLOPs per step or child  FLOPs in all      tokens     days",
+        "           FLOPs per step or child  FLOPs in all      tokens  GPUs     days",
     ]
     for name, work in found.work.items():
         rows.append(
             f"  {name:<8} {work.flops_per_step:>23.3g}  {work.flops:>12.3g}  "
-            f"{work.tokens:>10.3g}  {work.days:7.3f}"
+            f"{work.tokens:>10.3g}  {work.gpus:>4}  {work.days:7.3f}"
         )
     return "\n".join([*rows, "", json.dumps(found.to_dict())])
 

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from orchestrator.objectives import DEFAULT_OBJECTIVES, Metrics, Objectives
 from supernet.errors import InvalidInput
-from supernet.sampler import load_user_class
+from supernet.sampler import load_user_class, refuse_unknown
 from supernet.space import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -148,6 +148,7 @@ SEARCHERS: dict[str, type | str] = {
 """Ours, and where those are that need another library."""
 LIBRARIES = {"optuna": "optuna", "hyperopt": "hyperopt"}
 GIVEN_OBJECTIVES = ("evolution", "optuna")
+_NOT_SETTINGS = ("space", "seed", "objectives")
 _SEED_NAMES = ("seed", "random_state_seed")
 
 
@@ -167,19 +168,32 @@ def build_searcher(
     Raises:
         InvalidInput: if there is no such searcher, or a setting is unknown or out of range.
     """
-    name = str(settings.get("name"))
+    if "name" not in settings:
+        raise InvalidInput(
+            f"a searcher is {{name: …}} with its settings, but got {dict(settings)}: name one of "
+            f"{', '.join(SEARCHERS)}, or your own class as 'module:Class'"
+        )
+    name = str(settings["name"])
     arguments = {key: value for key, value in settings.items() if key != "name"}
     found = _find(name)
+    is_tune = isinstance(found, type) and _is_tune_class(found)
+    refuse_unknown(
+        arguments, found, of=f"searcher {name!r}", given=() if is_tune else _NOT_SETTINGS
+    )
     try:
-        if isinstance(found, type) and _is_tune_class(found):
+        if is_tune:
             searcher = found(**_seeded(found, name, arguments, seed))
         else:
-            if name in GIVEN_OBJECTIVES:
-                arguments = {"objectives": objectives} | arguments
-            searcher = found(space, seed=seed, **arguments)
+            given = {"objectives": objectives} if name in GIVEN_OBJECTIVES else {}
+            searcher = found(space, seed=seed, **given, **arguments)
         return as_ask_tell(searcher, space, objectives)
-    except (TypeError, ValueError, AssertionError) as error:
-        raise InvalidInput(f"searcher {name!r} with settings {arguments}: {error}") from error
+    except InvalidInput as error:
+        raise InvalidInput(f"searcher {name!r}: {error}") from None
+    except Exception as error:
+        raise InvalidInput(
+            f"searcher {name!r} with settings {arguments}: {type(error).__name__}: {error}; it is "
+            f"made with (space, seed=…) and its settings, or is a Ray Tune Searcher"
+        ) from error
 
 
 def _find(name: str) -> type:

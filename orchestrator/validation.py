@@ -16,18 +16,25 @@ from supernet.alignment import check_layers
 from supernet.errors import InvalidInput
 from supernet.model import TextShape, meta_supernet
 from supernet.sampler import build_sampler
+from supernet.space import SearchSpace
 
 METRICS = ("val_loss_nats", "masked_accuracy", "num_params", "flops", "latency_ms", SCORE)
 """Of a child scored with inherited weights."""
 
 
 def check_before_start(
-    config: Config, *, local: bool, address: str | None, own: bool = False
+    config: Config,
+    *,
+    local: bool,
+    address: str | None,
+    own: bool = False,
+    elsewhere: bool = False,
 ) -> None:
     """Check settings that pydantic cannot: operators, sampler, searcher, limits, workers.
 
     Args:
-        own: whether a user's function, given from Python, scores.
+        own: whether a user's function, given from Python, scores, or nothing is scored any more.
+        elsewhere: whether the run will be on another machine, whose devices are not known.
 
     Raises:
         InvalidInput: naming the rule, the value and the remedy.
@@ -35,7 +42,7 @@ def check_before_start(
     if config.user_code:
         _add_user_code(config.user_code)
     space = config.space.build()
-    meta_supernet(space, _any_shape(config))
+    _check_builds(config, space)
     if config.train.align:
         check_layers(config.train.align, space)
     build_sampler(config.train.sampler, space, seed=config.seed)
@@ -44,7 +51,7 @@ def check_before_start(
     if config.search.scorer is not None:
         check_own_score(config.search.scorer)
     limits = Limits.parse(config.search.limits)
-    if "latency_ms" in limits.metrics | set(objectives.names):
+    if not elsewhere and "latency_ms" in limits.metrics | set(objectives.names):
         check_device(config.latency.device)
     if config.search.scorer is None and not own:
         _check_objectives(config, objectives)
@@ -57,6 +64,19 @@ def check_before_start(
         _check_workers(config.search.evaluators, cores, "search.evaluators")
 
 
+def _check_builds(config: Config, space: SearchSpace) -> None:
+    """A user's operator may raise anything."""
+    try:
+        meta_supernet(space, _any_shape(config))
+    except InvalidInput:
+        raise
+    except Exception as error:
+        raise InvalidInput(
+            f"the operators of the space must be made with (hidden_size=…, dropout=…) and their "
+            f"settings, but one raises {type(error).__name__}: {error}"
+        ) from error
+
+
 def _check_objectives(config: Config, objectives: Objectives) -> None:
     if SCORE in objectives.names and config.search.finetune is None:
         raise InvalidInput(
@@ -67,7 +87,7 @@ def _check_objectives(config: Config, objectives: Objectives) -> None:
         if name not in METRICS:
             raise InvalidInput(
                 f"search.objectives must be among {', '.join(METRICS)}, but got {name!r}; a metric "
-                f"of your own needs search.scorer"
+                f"of your own needs search.scorer, or from Python search(…, scorer=…)"
             )
 
 

@@ -6,6 +6,7 @@ class and one naming of weights.
 B: sequences, T: tokens, D: hidden size, N: masked positions, V: vocabulary.
 """
 
+import inspect
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -13,10 +14,10 @@ import torch
 from torch import nn
 
 from supernet.errors import InvalidInput
-from supernet.operators import LAYER_NORM_EPS, Chain
+from supernet.operators import LAYER_NORM_EPS, Chain, operator_class
 from supernet.replaced_tokens import Generator
 from supernet.settings import PretrainingSettings, SpaceSettings
-from supernet.space import Architecture, SearchSpace
+from supernet.space import Architecture, OperatorSpec, SearchSpace
 from supernet.text import DiscriminatorHead, MaskedLMHead, TextStem
 
 
@@ -98,6 +99,8 @@ class SuperNet(nn.Module):
 
     def __init__(self, space: SearchSpace, shape: TextShape) -> None:
         super().__init__()
+        for name, spec in space.operators.items():
+            _check_operator(name, spec)
         self.space = space
         self.shape = shape
         layers = [{name: space.operators[name].to_dict() for name in row} for row in space.layers]
@@ -197,6 +200,42 @@ def _head(shape: TextShape) -> MaskedLMHead | DiscriminatorHead:
         embedding_size=shape.embedding_size,
         layer_norm_eps=shape.layer_norm_eps,
     )
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
+_GIVEN = ("self", "hidden_size", "dropout")
+
+
+def _check_operator(name: str, spec: OperatorSpec) -> None:
+    """Refuse settings that the operator's class does not declare, or declares to be of a type that
+    they are not of."""
+    try:
+        known = inspect.signature(operator_class(spec.kind).__init__).parameters
+    except ValueError as error:
+        raise InvalidInput(f"candidate {name!r}: {error}") from None
+    names = [key for key in known if key not in _GIVEN]
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values())
+    for key, value in spec.settings:
+        if key == "width":
+            continue
+        if key not in names and not anything:
+            raise InvalidInput(
+                f"candidate {name!r} of kind {spec.kind!r} has no setting {key!r}; it has: "
+                f"{', '.join([*names, 'width'])}"
+            )
+        kind = known[key].annotation if key in known else None
+        if kind in _KINDS and not _is_a(value, kind):
+            raise InvalidInput(
+                f"{key} of candidate {name!r} must be {_KINDS[kind]}, but got {value!r}"
+            )
+        if key == "layer_norm_eps" and not float(value) > 0:
+            raise InvalidInput(f"{key} of candidate {name!r} must be above 0, but got {value!r}")
+
+
+def _is_a(value: Any, kind: type) -> bool:
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _generator(shape: TextShape) -> Generator | None:

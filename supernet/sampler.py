@@ -7,7 +7,7 @@ starts again asks for the same stretch again, and all ranks train the same path.
 import importlib
 import inspect
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 from supernet.errors import InvalidInput
@@ -192,12 +192,7 @@ def build_sampler(settings: Mapping[str, Any], space: SearchSpace, *, seed: int)
     name = settings.get("name")
     arguments = {key: value for key, value in settings.items() if key != "name"}
     found = SAMPLERS.get(str(name)) or load_user_class(str(name), what="sampler", known=SAMPLERS)
-    accepted = inspect.signature(found).parameters
-    if not any(kind.kind is inspect.Parameter.VAR_KEYWORD for kind in accepted.values()):
-        for key in arguments:
-            if key not in accepted:
-                known = ", ".join(key for key in accepted if key not in _NOT_SETTINGS) or "none"
-                raise InvalidInput(f"sampler {name!r} has no setting {key!r}; it has: {known}")
+    refuse_unknown(arguments, found, of=f"sampler {name!r}", given=_NOT_SETTINGS)
     try:
         sampler: PathSampler = found(space, seed=seed, **arguments)
         check_plan(sampler.plan(0, 2), 2, space)
@@ -210,6 +205,26 @@ def build_sampler(settings: Mapping[str, Any], space: SearchSpace, *, seed: int)
             f"paths for each step"
         ) from error
     return sampler
+
+
+def refuse_unknown(
+    arguments: Mapping[str, Any], found: Callable[..., Any], *, of: str, given: Collection[str]
+) -> None:
+    """Refuse settings that a class does not take, unless it takes any.
+
+    Args:
+        given: arguments that are not named among the settings.
+
+    Raises:
+        InvalidInput: naming those that it takes.
+    """
+    accepted = inspect.signature(found).parameters
+    if any(kind.kind is inspect.Parameter.VAR_KEYWORD for kind in accepted.values()):
+        return
+    known = [key for key in accepted if key not in given]
+    for key in arguments:
+        if key not in accepted:
+            raise InvalidInput(f"{of} has no setting {key!r}; it has: {', '.join(known) or 'none'}")
 
 
 def check_plan(plan: Sequence[Paths], count: int, space: SearchSpace) -> Sequence[Paths]:

@@ -3,7 +3,7 @@
 Unknown keys and values out of range are refused when a settings object is made. No torch in here.
 """
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -33,6 +33,31 @@ class Settings(BaseModel):
     """What all settings share: frozen, no unknown keys, no number read from a string."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, values: Any) -> Any:
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if field and _is_number(field.annotation) and _looks_like_one(value):
+                raise ValueError(f"{name} must be a number, but got {value!r}")
+        return values
+
+
+def _is_number(annotation: Any) -> bool:
+    kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
+    return bool(kinds) and kinds <= {int, float}
+
+
+def _looks_like_one(value: Any) -> bool:
+    """Words that are none have pydantic's own message."""
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return False
+        return True
+    return isinstance(value, bool)
 
 
 class DataSettings(Settings):

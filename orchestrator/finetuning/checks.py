@@ -1,10 +1,11 @@
 """What is checked before anything is fine-tuned: tasks, model, tokenizer, output folder."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from evaluators.downstream.finetuning import check_length
+from evaluators.downstream.finetuning import check_length, positions_of
 from evaluators.downstream.squad_windows import check_windows
 from evaluators.downstream.tasks import Task, task_named
 from orchestrator.config import FinetuneSettings
@@ -19,6 +20,9 @@ from orchestrator.node_copy import folder_here
 from orchestrator.runs import CONFIG
 from orchestrator.store import RunStore
 from supernet.errors import InvalidInput, RunConflict
+
+DEFAULT_LENGTH = 128
+"""Tokens of an input where the settings do not say."""
 
 
 def check_tasks(names: Sequence[str], settings: FinetuneSettings) -> list[Task]:
@@ -52,27 +56,41 @@ def check_tasks(names: Sequence[str], settings: FinetuneSettings) -> list[Task]:
 
 def check_model(
     store: RunStore, source: ModelSource, tasks: Sequence[Task], settings: FinetuneSettings
-) -> None:
-    """Load the model once with each head that is needed.
+) -> int:
+    """Load the model once with each head that is needed; returns the tokens of an input.
 
     Raises:
         InvalidInput: if it has no such head, fewer positions than `finetune.max_length`, or a
             tokenizer that cannot pad or make windows.
     """
     where = str(folder_here(store, source.place))
+    length = settings.max_length or DEFAULT_LENGTH
     for task in {(task.kind, task.num_labels): task for task in tasks}.values():
-        loaded, tokenizer = load_with_head(where, task, pooling=settings.pooling)
+        with _by_name(source, where):
+            loaded, tokenizer = load_with_head(where, task, pooling=settings.pooling)
         check_tokenizer(source.name, loaded, tokenizer, task)
-        check_length(settings.max_length, loaded)
+        if settings.max_length is None:
+            length = min(length, positions_of(loaded) or length)
+        check_length(length, loaded)
         if task.kind == "spans":
-            spans = span_settings(settings)
+            spans = span_settings(settings, length)
             try:
-                check_windows(tokenizer, max_length=settings.max_length, stride=spans.stride)
+                check_windows(tokenizer, max_length=length, stride=spans.stride)
             except InvalidInput as error:
                 raise InvalidInput(
-                    f"finetune.max_length={settings.max_length} leaves no room for windows of a "
-                    f"context: {error} (finetune.max_length, finetune.stride)"
+                    f"finetune.max_length={length} leaves no room for windows of a context: "
+                    f"{error} (finetune.max_length, finetune.stride)"
                 ) from None
+    return length
+
+
+@contextmanager
+def _by_name(source: ModelSource, where: str) -> Iterator[None]:
+    """What is wrong with the copy is wrong with the model that the user named."""
+    try:
+        yield
+    except InvalidInput as error:
+        raise InvalidInput(str(error).replace(where, source.name)) from error
 
 
 def check_tokenizer(

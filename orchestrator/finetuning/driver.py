@@ -66,8 +66,8 @@ def finetune(
     read = {task.name: read_task(task, data) for task in wanted}
     with _no_new_folder(store), hold_lease(store), lines_of(store.name, "finetune"):
         source = model_source(store, model)
-        check_model(store, source, wanted, settings)
-        study = Study(store, source, read, settings)
+        length = check_model(store, source, wanted, settings)
+        study = Study(store, source, read, settings, max_length=length)
         with doing(store, address, local, study) as do:
             study.run(do)
         summary = summary_of(store)

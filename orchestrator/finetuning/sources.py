@@ -68,15 +68,19 @@ def model_source(store: RunStore, model: str) -> ModelSource:
         return replace(_folder(store, files, name=model), from_hub=True)
 
 
+def run_of(model: str) -> str | None:
+    """The folder of the run that `MODEL` names, alone or before an "@"; None: it names no run's."""
+    return next((place for place in (model, model.rpartition("@")[0]) if _is_run(place)), None)
+
+
 def run_named(model: str) -> str:
-    """The folder of the run that `MODEL` names, alone or before an "@".
+    """As `run_of`.
 
     Raises:
         InvalidInput: if it names something else.
     """
-    for place in (model, model.rpartition("@")[0]):
-        if _is_run(place):
-            return place
+    if (run := run_of(model)) is not None:
+        return run
     raise InvalidInput(
         f"without --out a fine-tuning goes into the folder of the run that MODEL names, but "
         f"{model} is no run's: say where with --out"

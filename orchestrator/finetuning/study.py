@@ -39,9 +39,11 @@ class Study:
         source: ModelSource,
         data: Mapping[str, TaskData],
         settings: FinetuneSettings,
+        *,
+        max_length: int,
     ) -> None:
         self.store, self.source, self.data = store, source, data
-        self.settings = settings
+        self.settings, self._max_length = settings, max_length
         self.taught: dict[str, Sequence[Sequence[float]]] = {}
         """The teacher's outputs on the training examples, per task that is yet to be done."""
         self.chosen: dict[str, Job] = {}
@@ -124,7 +126,7 @@ class Study:
                 data=self.data[name].digest,
                 recipe=replace(recipe, seed=seed),
                 pretrained=self.settings.pretrained,
-                max_length=self.settings.max_length,
+                max_length=self._max_length,
                 keep=self.settings.keep_models or (name == "mnli" and self.settings.from_mnli),
                 start=start.folder if start else None,
                 teacher=self._teacher,
@@ -139,7 +141,9 @@ class Study:
         return "cls" if self.data[name].task.kind == "spans" else self.settings.pooling
 
     def _spans(self, name: str) -> SpanSettings | None:
-        return span_settings(self.settings) if self.data[name].task.kind == "spans" else None
+        if self.data[name].task.kind != "spans":
+            return None
+        return span_settings(self.settings, self._max_length)
 
     def _done(self, do: Do, jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
         """The rows of all these jobs by name; those that have none yet are done."""
@@ -196,10 +200,10 @@ def _identity(model: str) -> str:
         return f"{model} {digest_of(files)}"
 
 
-def span_settings(settings: FinetuneSettings) -> SpanSettings:
+def span_settings(settings: FinetuneSettings, max_length: int) -> SpanSettings:
     """Those of the settings that count for spans alone, with the default stride."""
     return SpanSettings(
-        stride=settings.max_length // 4 if settings.stride is None else settings.stride,
+        stride=max_length // 4 if settings.stride is None else settings.stride,
         n_best=settings.n_best,
         max_answer_tokens=settings.max_answer_tokens,
         no_answer_threshold=settings.no_answer_threshold,

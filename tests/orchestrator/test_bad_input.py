@@ -89,6 +89,13 @@ def test_a_key_or_value_that_breaks_a_rule_is_refused(
         ("space.candidates.a={heads: 2}", ["candidate 'a' needs a 'kind'", "heads"]),
         ("space.candidates.a={kind: attention, head: 2}", ["'attention'", "'head'"]),
         ("space.candidates.a={kind: attention, heads: [2]}", ["heads", "[2]"]),
+        ("space.candidates.a={kind: attention, heads: 2.0}", ["heads", "'a'", "whole", "2.0"]),
+        ("space.candidates.a={kind: attention, heads: true}", ["heads", "'a'", "whole", "True"]),
+        ("space.candidates.a={kind: separable_conv, kernel_size: three}", ["whole", "'three'"]),
+        ("space.candidates.a={kind: feed_forward, layer_norm_eps: -1}", ["above 0", "-1"]),
+        ("space.candidates.a={kind: feed_forward, layer_norm_eps: x}", ["a number", "'x'"]),
+        ("space.candidates.a={kind: 'broken_operator:Raises'}", ["one raises NameError: name 'no"]),
+        ("space.candidates.a={kind: 'broken_syntax:Any'}", ["one raises SyntaxError"]),
         ("space.candidates.A-b={kind: identity}", ["lower-case letters", "'A-b'"]),
         ("space.per_layer={0: [conv3]}", ["hand-made baseline", "'attention' and 'feed_forward'"]),
         ("space.per_layer={0: [atention]}", ["layer 0", "'atention'", "declared are"]),
@@ -102,7 +109,8 @@ def test_a_key_or_value_that_breaks_a_rule_is_refused(
         ("train.align={layers: [0, 3]}", ["train.align.layers", "from 0 to 2", "got 3"]),
         ("train.align={interval: 0}", ["train.align.interval", "0"]),
         ("search.searcher.name=evolve", ["unknown searcher 'evolve'", "random, evolution"]),
-        ("search.searcher={name: random, population: 3}", ["'random'", "'population'"]),
+        ("search.searcher={name: random, population: 3}", ["'random' has no", "it has: none"]),
+        ("search.searcher={nam: random}", ["a searcher is {name: …}", "'nam'"]),
         ("search.searcher={name: 'nowhere:Searcher'}", ["'nowhere:Searcher'", "nowhere"]),
         ("search.objectives={joules: min}", ["search.objectives", "'joules'", "search.scorer"]),
         ("search.objectives={}", ["search.objectives", "at least"]),
@@ -115,8 +123,17 @@ def test_a_key_or_value_that_breaks_a_rule_is_refused(
     ],
 )
 def test_an_operator_sampler_searcher_or_recipe_that_cannot_be_is_refused(
-    refused: Callable[..., str], setting: str, words: list[str]
+    refused: Callable[..., str],
+    setting: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    code = "from torch import nn\nclass Raises(nn.Module):\n    flops = None\n"
+    code += "    def __init__(self, **_):\n        nowhere()\n"
+    (tmp_path / "broken_operator.py").write_text(code)
+    (tmp_path / "broken_syntax.py").write_text("def f(:\n")
+    monkeypatch.syspath_prepend(tmp_path)
     message = refused("train.accumulation=2", setting)
     assert [word for word in words if word not in message] == []
 
@@ -127,6 +144,8 @@ def test_an_operator_sampler_searcher_or_recipe_that_cannot_be_is_refused(
         ("num_params <= 100", ["num_params <= 100", "smallest possible", "identity", "raise"]),
         ("num_params >= 1e9", ["num_params >= 1000000000", "largest possible", "lower"]),
         ("flops < 5e3 and num_params <= 9e9", ["flops < 5000", "smallest possible"]),
+        ("flops > 9e3 and flops <= 9e3", ["flops > 9000 and flops <= 9000", "leave room"]),
+        ("1e6 <= num_params and num_params < 9e5", ["num_params >= 1000000 and", "leave room"]),
         ("num_params <= ", ["not allowed is the end", "position 14", "allowed are comparisons"]),
         ("num_params == 5", ["'num_params == 5'", "position 1", "allowed are comparisons"]),
         ("parameters <= 5", ["'parameters'", "did you mean 'num_params'?"]),

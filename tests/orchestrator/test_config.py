@@ -67,6 +67,22 @@ def test_a_file_that_is_no_mapping_in_yaml_is_refused(tmp_path: Path, text: str)
         load(path)
 
 
+@pytest.mark.parametrize("value", ["'500'", "true", "' 5 '"])
+def test_no_number_is_read_from_a_word(tmp_path: Path, value: str) -> None:
+    (tmp_path / "c.yaml").write_text(f"train: {{steps: {value}}}")
+    with pytest.raises(InvalidInput, match="train: steps must be a number, but got"):
+        load(tmp_path / "c.yaml")
+
+
+def test_a_key_that_comes_twice_is_refused_with_its_line(tmp_path: Path) -> None:
+    (tmp_path / "c.yaml").write_text("train:\n  steps: 1\n  batch_size: 2\n  steps: 3\n")
+    with pytest.raises(InvalidInput, match=r"c\.yaml has 'steps' again in line 4: remove one"):
+        load(tmp_path / "c.yaml")
+    merged = "train: &t {steps: 1}\nretrain:\n  <<: *t\n  batch_size: 4\n"
+    (tmp_path / "c.yaml").write_text(merged)
+    assert load(tmp_path / "c.yaml").retrain.steps == 1
+
+
 def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InvalidInput, match=r"none\.yaml: No such file"):
         load(tmp_path / "none.yaml")

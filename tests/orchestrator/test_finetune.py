@@ -271,7 +271,7 @@ def test_bad_names_and_settings(
     assert "no export" in refused(trained_run, *sst2)
     assert "leaderboard" in refused(f"{finished_run}@0", *sst2)
     assert "control_0" in refused(f"{finished_run}@nobody", *sst2)
-    message = refused(finished_run, *sst2)  # 128 tokens by default, but the model knows 16
+    message = refused(finished_run, *sst2, "--set", "finetune.max_length=128")
     assert "finetune.max_length must be at most 16" in message
     assert "finetune.seeds" in refused(finished_run, *sst2, "--set", "finetune.seeds=0")
 

@@ -8,6 +8,7 @@ import pytest
 from huggingface_hub import ModelCard
 from transformers import AutoConfig
 
+from orchestrator.config import parse, read_yaml
 from orchestrator.finetuning.digest import digest_of
 from orchestrator.finetuning.driver import finetune
 from orchestrator.finetuning.summary import ROWS
@@ -50,6 +51,21 @@ def test_the_report_has_every_model(tuned_run: tuple[Path, Any]) -> None:
             assert result["model"] in section
         assert section.count("<tr><td") == 4  # two in the overview, two with their recipes
         assert "±" in section and "batch 16, 12 tokens" in section
+
+
+def test_the_run_s_own_settings_count_and_the_length_is_the_model_s(
+    finished_run: Path, tmp_path: Path, command: Any
+) -> None:
+    out, data = tmp_path / "run", write_sst2(tmp_path / "glue")
+    shutil.copytree(finished_run, out)
+    own = {"learning_rates": [1e-2], "epochs": [10.0], "seeds": 1, "max_steps": 2}
+    config = parse({**read_yaml((out / "config.yaml").read_bytes(), ""), "finetune": own})
+    (out / "config.yaml").write_text(config.to_yaml())
+    done = command("finetune", out, "--task", "sst2", "--data", data, "--local")
+    assert done.code == 0, done.err
+    (row,) = RunStore(out).rows(ROWS)
+    assert (row["learning_rate"], row["max_steps"], row["max_length"]) == (1e-2, 2, 16)
+    assert str(out / "finetune.json") in done.out
 
 
 def _written_again(out: Path) -> str:

@@ -93,9 +93,12 @@ def test_a_run_without_a_leaderboard_is_told_which_command_writes_it(tmp_path: P
         load_leaderboard(tmp_path)
 
 
-def test_a_damaged_leaderboard_is_told_apart(tmp_path: Path) -> None:
+def test_a_damaged_or_foreign_leaderboard_is_told_apart(tmp_path: Path) -> None:
     RunStore(tmp_path).write_bytes("leaderboard.parquet", b"no parquet")
-    with pytest.raises(InvalidInput, match="no Parquet file"):
+    with pytest.raises(InvalidInput, match="is no leaderboard"):
+        load_leaderboard(tmp_path)
+    pd.DataFrame({"rank": [1]}).to_parquet(tmp_path / "leaderboard.parquet")
+    with pytest.raises(InvalidInput, match="is no leaderboard: it has no column architecture"):
         load_leaderboard(tmp_path)
 
 

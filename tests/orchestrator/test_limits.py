@@ -127,6 +127,22 @@ def test_hostile_texts_are_refused(text):
         Limits.parse(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ("flops <= 3 and flops >= 3", True),
+        ("flops < 3 and flops >= 3", False),
+        ("flops < 3 and flops <= 2", True),
+        ("flops >= 4 and flops <= 3", False),
+        ("flops >= 4 and num_params <= 3", True),
+    ],
+)
+def test_bounds_of_one_metric_leave_room_or_do_not(text, fits):
+    one, other = Limits.parse(text).bounds
+    same = one.metric == other.metric
+    assert (not same or (one.leaves_room(other) and other.leaves_room(one))) == fits
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_limit_below_the_cheapest_child_is_refused_with_its_cost(metric):
     model = CostModel(SPACE, SHAPE, ends_ms=0.5, operators_ms={"conv3": 0.25, "identity": 0.125})

@@ -136,12 +136,25 @@ def test_search_and_retraining_count_children_within_the_limits():
     assert small.work["train"] == everything.work["train"]
 
 
+def test_a_short_fine_tuning_of_each_child_counts_without_the_head():
+    tune = {"task": "sst2", "data": "x", "steps": 4, "batch_size": 3, "seeds": 2, "dev_examples": 5}
+    alone, tuned = plan(tiny(), GPU), plan(tiny(search__finetune=tune), GPU)
+    more = tuned.work["search"].flops_per_step - alone.work["search"].flops_per_step
+    length, width, vocabulary, targets = 20, 16, 200, 3
+    head = 2 * targets * (width * width + width * vocabulary)
+    encoder = alone.work["search"].flops_per_step / 7 - head
+    assert more == pytest.approx((3 * 2 * 4 * 3 + 2 * 5) * encoder)
+    sequences = 2 * 4 * 3 + 2 * 5
+    assert tuned.work["search"].tokens - alone.work["search"].tokens == 5 * sequences * length
+
+
 def test_days_shrink_with_gpus_and_retraining_uses_one_per_model():
     config = tiny(search__candidates=200)
     one, eight = (plan(config, Gpus(n, peak_tflops=1.0, utilisation=0.5)) for n in (1, 8))
     assert one.work["train"].days == pytest.approx(one.work["train"].flops / 5e11 / 86_400)
     assert eight.work["train"].days == pytest.approx(one.work["train"].days / 8)
     assert eight.work["retrain"].days == pytest.approx(one.work["retrain"].days / 3)
+    assert [work.gpus for work in eight.work.values()] == [8, 8, 3]
 
 
 def test_with_an_own_scorer_no_supernet_is_trained():
@@ -196,6 +209,16 @@ def test_the_command_prints_tables_and_ends_with_json(capsys):
     found = plan(load(BERT_BASE, ["data.vocab_size=1000"]), Gpus(4))
     assert figures == json.loads(json.dumps(asdict(found)))
     assert any("memory per GPU" in line for line in tables)
+
+
+def test_fp32_has_its_own_peak_and_limits_of_latency_are_said_to_be_left_out(capsys):
+    fp32 = ["--set", "train.precision=fp32", "--set", "search.limits=latency_ms <= 1"]
+    assert main(["plan", str(BERT_BASE), "--set", "data.vocab_size=1000", *fp32]) == 0
+    out = capsys.readouterr().out
+    assert "GPUs of 19.5 TFLOPS" in out and "limits of latency_ms are left out" in out
+    assert main(["plan", str(BERT_BASE), "--set", "data.vocab_size=1000"]) == 0
+    out = capsys.readouterr().out
+    assert "GPUs of 312 TFLOPS" in out and "latency" not in out
 
 
 @pytest.mark.parametrize(

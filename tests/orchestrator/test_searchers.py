@@ -34,6 +34,11 @@ class Walk:
             self._best = min(self._best, (metrics["val_loss_nats"], architecture))
 
 
+class Broken:
+    def __init__(self, space, *, seed):
+        look_up(space)  # noqa: F821
+
+
 class Mute:
     """Lacks tell."""
 
@@ -228,14 +233,15 @@ def test_a_metric_that_is_not_measured_is_refused():
     ("settings", "message"),
     [
         ({"name": "tpe"}, "unknown searcher 'tpe'; known are random, evolution, optuna, hyper"),
-        ({}, "unknown searcher 'None'"),
+        ({}, "a searcher is {name: …} with its settings, but got {}: name one of random"),
         ({"name": "nowhere:Searcher"}, "cannot load the searcher 'nowhere:Searcher'"),
-        ({"name": "random", "depth": 3}, "'random' with settings {'depth': 3}"),
+        ({"name": "random", "depth": 3}, "searcher 'random' has no setting 'depth'; it has: none"),
         ({"name": "evolution", "sample": 0}, "1 <= sample <= population must hold"),
         ({"name": "evolution", "sample": 60}, "sample=60, population=50"),
-        ({"name": "evolution", "mode": "max"}, "unexpected keyword argument 'mode'"),
+        ({"name": "evolution", "mode": "max"}, "no setting 'mode'; it has: population, sample"),
         ({"name": f"{__name__}:Mute"}, "but Mute lacks tell"),
-        ({"name": "user_searcher:Walk", "depth": 3}, "'user_searcher:Walk' with settings"),
+        ({"name": "user_searcher:Walk", "depth": 3}, "'user_searcher:Walk'"),
+        ({"name": f"{__name__}:Broken"}, "NameError: name 'look_up' is not defined; it is made"),
         ({"name": "user_searcher:Walk", "mode": "low"}, "must be 'min' or 'max'"),
     ],
 )
