@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 def _add(
     commands: Commands, name: str, text: str, work: Callable[[argparse.Namespace], int | None]
 ) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=text)
+    command = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     command.set_defaults(work=work)
     return command
 
@@ -94,7 +94,6 @@ def _add(
 def _add_stages(commands: Commands) -> None:
     for name, text in COMMANDS.items():
         command = _add(commands, name, text, _report if name == "report" else _run)
-        command.description = f"{text[0].upper()}{text[1:]}."
         command.epilog = EXAMPLE
         command.formatter_class = argparse.RawDescriptionHelpFormatter
         command.add_argument("--out", required=True, metavar="DIR", help="the run's folder")
@@ -106,7 +105,13 @@ def _add_stages(commands: Commands) -> None:
             )
     show = _add(commands, "show", "print a run's leaderboard", _show)
     show.add_argument("run", help="the run's folder")
-    show.add_argument("--top", type=int, default=10, metavar="N", help="rows (default 10)")
+    show.add_argument("--top", type=_count, default=10, metavar="N", help="rows (default 10)")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, but got {text!r}")
+    return int(text)
 
 
 def _add_measurements(commands: Commands) -> None:
@@ -165,7 +170,12 @@ def _add_models(commands: Commands) -> None:
         "(inherited weights), or a name on the Hugging Face hub",
     )
     tuning.add_argument(
-        "--task", action="append", required=True, dest="tasks", metavar="TASK", help="repeatable"
+        "--task",
+        action="append",
+        required=True,
+        dest="tasks",
+        metavar="TASK",
+        help="cola, sst2, mrpc, stsb, qqp, mnli, qnli, rte, squad or squad2; repeatable",
     )
     tuning.add_argument(
         "--data",
@@ -204,7 +214,7 @@ def _add_checks(commands: Commands) -> None:
     check = _add(
         commands,
         "doctor",
-        "check every node of a cluster: versions, devices, room, storage",
+        "check every node of a cluster, or of this machine: versions, devices, room, storage",
         _doctor,
     )
     _add_address(check)

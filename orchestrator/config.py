@@ -247,7 +247,13 @@ def parse(values: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(dict(item)) for item in error.errors()]
+        wrong: list[dict[str, Any]] = [dict(item) for item in error.errors()]
+        inside = {item["loc"][:-1] for item in wrong}  # a list whose entries are wrong is not short
+        lines = [
+            _explain(item)
+            for item in wrong
+            if item["type"] != "too_short" or item["loc"] not in inside
+        ]
         raise InvalidInput("configuration: " + "\n  ".join(lines)) from None
 
 

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedT
 from transformers.utils import cached_file
 
 from orchestrator.operator_source import custom_sources
+from orchestrator.runs import CONFIG
 from supernet import modeling_magic_nas as ours
 from supernet.configuration_magic_nas import MagicNasConfig
 from supernet.errors import InvalidInput
@@ -230,6 +231,8 @@ def _config_dict(model: str) -> dict[str, Any]:
     folder = Path(model)
     if folder.is_dir() and not (folder / "config.json").is_file():
         hint = f"; name {folder}/export" if (folder / "export/config.json").is_file() else ""
+        if not hint and (folder / CONFIG).is_file():
+            hint = f"; it is a run's, whose model 'magic-nas export --out {model}' writes"
         raise InvalidInput(
             f"a model's folder holds config.json, weights and a tokenizer, but {model} has no "
             f"config.json{hint}"

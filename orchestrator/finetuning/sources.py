@@ -44,7 +44,7 @@ def model_source(store: RunStore, model: str) -> ModelSource:
     run, at, child = model.rpartition("@")
     if at and _is_run(run):
         return _child(store, Run.open(run), child, name=model)
-    if at and ("://" in run or Path(run).is_dir()):
+    if at and not Path(model).exists():
         raise InvalidInput(
             f"RUN@NAME names a model of a run, but {run} holds no {CONFIG}, as a run's folder does"
         )

@@ -53,6 +53,15 @@ def test_a_layer_that_names_an_undeclared_operator_is_refused() -> None:
         config.space.build()
 
 
+def test_a_list_of_wrong_entries_is_not_called_short() -> None:
+    with pytest.raises(InvalidInput) as caught:
+        load(None, ["finetune.learning_rates=[-1]"])
+    assert "finetune.learning_rates.0 must be greater than 0" in str(caught.value)
+    assert "at least one entry" not in str(caught.value)
+    with pytest.raises(InvalidInput, match="finetune.learning_rates must hold at least one entry"):
+        load(None, ["finetune.learning_rates=[]"])
+
+
 def test_every_wrong_key_is_named_at_once() -> None:
     with pytest.raises(InvalidInput) as caught:
         parse({"sead": 1, "train": {"stps": 2}})

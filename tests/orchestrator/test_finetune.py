@@ -270,6 +270,7 @@ def test_bad_names_and_settings(
     assert "no folder" in refused(tmp_path / "nothing", *sst2)
     assert "no export" in refused(trained_run, *sst2)
     assert "leaderboard" in refused(f"{finished_run}@0", *sst2)
+    assert "nowhere holds no config.yaml" in refused("nowhere@best", *sst2)
     assert "control_0" in refused(f"{finished_run}@nobody", *sst2)
     message = refused(finished_run, *sst2, "--set", "finetune.max_length=128")
     assert "finetune.max_length must be at most 16" in message
