@@ -3,7 +3,8 @@
 Unknown keys and values out of range are refused when a settings object is made. No torch in here.
 """
 
-from typing import Annotated, Any, Literal, get_args
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -45,8 +46,12 @@ class Settings(BaseModel):
 
 
 def _is_number(annotation: Any) -> bool:
-    kinds = set(get_args(annotation) or (annotation,)) - {type(None)}
-    return bool(kinds) and kinds <= {int, float}
+    if annotation in (int, float):
+        return True
+    if get_origin(annotation) is Annotated:
+        return _is_number(get_args(annotation)[0])
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return get_origin(annotation) in (Union, UnionType) and all(map(_is_number, kinds))
 
 
 def _looks_like_one(value: Any) -> bool:

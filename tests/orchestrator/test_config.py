@@ -81,6 +81,9 @@ def test_no_number_is_read_from_a_word(tmp_path: Path, value: str) -> None:
     (tmp_path / "c.yaml").write_text(f"train: {{steps: {value}}}")
     with pytest.raises(InvalidInput, match="train: steps must be a number, but got"):
         load(tmp_path / "c.yaml")
+    (tmp_path / "c.yaml").write_text(f"train: {{workers: {value}}}")
+    with pytest.raises(InvalidInput, match="train: workers must be a number, but got"):
+        load(tmp_path / "c.yaml")
 
 
 def test_a_key_that_comes_twice_is_refused_with_its_line(tmp_path: Path) -> None:
