@@ -361,7 +361,8 @@ def main() -> None:
     parser.add_argument("--work", default="runs/downstream", help="what was done lies here")
     options = parser.parse_args()
     work = Path(options.work).resolve()
-    origin = provenance(seeds={"pretraining": 0, "finetuning": [0, 1, 2, 3, 4]})
+    seeds = range(settings(quick=options.quick).seeds)
+    origin = provenance(seeds={"pretraining": 0, "finetuning": list(seeds)})
     models = pretrain(work, quick=options.quick)
     pretraining = learnt(work)
     compared = {
