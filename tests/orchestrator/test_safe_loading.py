@@ -147,8 +147,10 @@ def test_a_leaderboard_with_a_pickled_type_is_read_as_plain_numbers(
         b"ARROW:extension:name": b"arrow.py_extension_type",
         b"ARROW:extension:metadata": pickle.dumps(Payload(mark)),
     }
-    schema = pa.schema([pa.field("rank", pa.int64(), metadata=metadata)])
-    parquet.write_table(pa.table({"rank": [1]}, schema), own_trained_run / "leaderboard.parquet")
+    rank = pa.field("rank", pa.int64(), metadata=metadata)
+    schema = pa.schema([rank, pa.field("architecture", pa.string())])
+    table = pa.table({"rank": [1], "architecture": ["identity"]}, schema)
+    parquet.write_table(table, own_trained_run / "leaderboard.parquet")
     assert list(load_leaderboard(own_trained_run)["rank"]) == [1]
 
 
