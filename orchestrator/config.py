@@ -5,6 +5,7 @@ Everything that can be known to be wrong without data or a cluster is refused he
 
 import difflib
 import math
+import re
 from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
@@ -36,6 +37,18 @@ _KINDS = {
     "int_from_float": "be an integer",
 }
 """Where pydantic's words are about Python's types."""
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML's safe loader that reads 1e-3 as a number, as YAML 1.2 does; YAML 1.1 wants 1.0e-3."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+\Z"),
+    list("-+.0123456789"),
+)
+
 _MOST_VALUES = 100_000
 
 Pooling = Literal["cls", "mean"]
@@ -275,14 +288,14 @@ def read_yaml(data: bytes, name: str) -> dict[str, Any]:
     """
     try:
         text = data.decode()
-        size = _size(yaml.compose(text, yaml.SafeLoader), {}, name)
+        size = _size(yaml.compose(text, _Loader), {}, name)
         if size > _MOST_VALUES:
             raise InvalidInput(
                 f"{name} must hold at most {_MOST_VALUES:,} keys and values once its YAML aliases "
                 f"are written out, but holds {size:,}: leave out aliases (*name) of what holds "
                 f"aliases or itself"
             )
-        values = yaml.safe_load(text)
+        values = _Loader(text).get_single_data()
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{name} is not valid YAML: {error}") from None
     except RecursionError:
@@ -340,11 +353,10 @@ def _apply(values: dict[str, Any], override: str) -> None:
 
 
 def _scalar(text: str) -> Any:
-    """What YAML reads, and 1e-3 as a number too (YAML 1.1 wants 1.0e-3)."""
-    value = yaml.safe_load(text) if text else ""
+    value = _Loader(text).get_single_data() if text else ""
     if isinstance(value, str):
         try:
-            return float(value)
+            return float(value)  # nan and inf, which have a message of their own
         except ValueError:
             return value
     return value

@@ -86,6 +86,15 @@ def test_no_number_is_read_from_a_word(tmp_path: Path, value: str) -> None:
         load(tmp_path / "c.yaml")
 
 
+def test_numbers_are_read_as_people_write_them_wherever_they_stand(tmp_path: Path) -> None:
+    text = "train: {learning_rate: 1e-3}\nfinetune: {learning_rates: [1e-4, 3E-4, 2.5e-4]}\n"
+    (tmp_path / "c.yaml").write_text(text)
+    config = load(tmp_path / "c.yaml", ["search.finetune={task: sst2, learning_rate: 1e-2}"])
+    assert config.train.learning_rate == 1e-3
+    assert config.finetune.learning_rates == (1e-4, 3e-4, 2.5e-4)
+    assert config.search.finetune is not None and config.search.finetune.learning_rate == 1e-2
+
+
 def test_a_key_that_comes_twice_is_refused_with_its_line(tmp_path: Path) -> None:
     (tmp_path / "c.yaml").write_text("train:\n  steps: 1\n  batch_size: 2\n  steps: 3\n")
     with pytest.raises(InvalidInput, match=r"c\.yaml has 'steps' again in line 4: remove one"):
