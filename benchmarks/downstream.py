@@ -46,7 +46,7 @@ from orchestrator import run
 from orchestrator.config import Config, FinetuneSettings, parse
 from orchestrator.finetuning.driver import finetune
 from orchestrator.finetuning.sources import model_source
-from orchestrator.finetuning.summary import interval, read_rows, summary_of
+from orchestrator.finetuning.summary import CHOICES, interval, read_rows, summarise
 from orchestrator.learnt import LEARNT_NATS, tells_replaced
 from orchestrator.runinfo import read_info
 from orchestrator.runs import Run
@@ -198,10 +198,11 @@ def tune(work: Path, models: Mapping[str, str], *, quick: bool) -> pd.DataFrame:
     _tune(models[FOUND], ["sst2"], out, scratch)
     store = RunStore(out)
     names = {model_source(store, model).digest: name for name, model in models.items()}
-    rows = [row for row in read_rows(store) if _is_of(row, names, recipe)]
-    if others := len(read_rows(store)) - len(rows):
+    done = read_rows(store)
+    rows = [row for row in done if _is_of(row, names, recipe)]
+    if others := len(done) - len(rows):
         print(f"{others} rows of {out} are of other models or recipes, and left out")
-    results = summary_of(store)["results"]
+    results = summarise(done, store.rows(CHOICES))["results"]
     chosen = {
         name for result in results if _is_of(result, names, recipe) for name in result["names"]
     }
@@ -400,7 +401,8 @@ def _print(results: Mapping[str, Any]) -> None:
     for name, mean_of_tasks in results["mean"].items():
         cells = results["scores"].get(name, {})
         shown = [_score(cells.get(task)) for task in TASKS]
-        print(f"{name:<18}" + "".join(f"{text:>8}" for text in shown) + _mean(mean_of_tasks))
+        shown.append(_number(mean_of_tasks["estimate"]))
+        print(f"{name:<18}" + "".join(f"{text:>8}" for text in shown))
     print("* so many seeds ended no better than what is trivial:")
     of_found = results["scores"].get(FOUND, {})
     trivial = [_number(of_found.get(task, {}).get("trivial")) for task in TASKS]
@@ -417,10 +419,6 @@ def _score(cell: Mapping[str, Any] | None) -> str:
     if cell is None:
         return _number(None)
     return _number(cell["estimate"]) + (f"*{cell['at_trivial']}" if cell["at_trivial"] else "")
-
-
-def _mean(cell: Mapping[str, Any]) -> str:
-    return f"{_number(cell['estimate']):>8}"
 
 
 def _number(value: float | None) -> str:

@@ -356,6 +356,7 @@ def _finetune(options: argparse.Namespace) -> None:
     from orchestrator.store import RunStore
 
     run = run_of(options.model)
+    out = run_named(options.model) if options.out is None else options.out
     if options.config is None and run is not None:
         config = override(Run.open(run).config, options.overrides)
     else:
@@ -364,13 +365,12 @@ def _finetune(options: argparse.Namespace) -> None:
         options.model,
         options.tasks,
         data=options.data,
-        out=options.out,
+        out=out,
         settings=config.finetune,
         address=options.address,
         local=options.local,
     )
     print(format_summary(summary))
-    out = run_named(options.model) if options.out is None else options.out
     print(f"\n{RunStore(out).uri_of(SUMMARY)}")
 
 

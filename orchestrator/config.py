@@ -37,6 +37,9 @@ _KINDS = {
     "int_from_float": "be an integer",
 }
 """Where pydantic's words are about Python's types."""
+_MOST_VALUES = 100_000
+
+Pooling = Literal["cls", "mean"]
 
 
 class _Loader(yaml.SafeLoader):
@@ -48,10 +51,6 @@ _Loader.add_implicit_resolver(
     re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+\Z"),
     list("-+.0123456789"),
 )
-
-_MOST_VALUES = 100_000
-
-Pooling = Literal["cls", "mean"]
 
 
 class ShortFinetuneSettings(Settings):
@@ -288,14 +287,16 @@ def read_yaml(data: bytes, name: str) -> dict[str, Any]:
     """
     try:
         text = data.decode()
-        size = _size(yaml.compose(text, _Loader), {}, name)
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        size = _size(node, {}, name)
         if size > _MOST_VALUES:
             raise InvalidInput(
                 f"{name} must hold at most {_MOST_VALUES:,} keys and values once its YAML aliases "
                 f"are written out, but holds {size:,}: leave out aliases (*name) of what holds "
                 f"aliases or itself"
             )
-        values = _Loader(text).get_single_data()
+        values = None if node is None else loader.construct_document(node)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InvalidInput(f"{name} is not valid YAML: {error}") from None
     except RecursionError:

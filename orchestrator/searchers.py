@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 from orchestrator.objectives import DEFAULT_OBJECTIVES, Metrics, Objectives
 from supernet.errors import InvalidInput
-from supernet.sampler import load_user_class, refuse_unknown
+from supernet.sampler import as_invalid_input, load_user_class, refuse_unknown
 from supernet.space import Architecture, SearchSpace
 
 logger = logging.getLogger(__name__)
@@ -180,20 +180,13 @@ def build_searcher(
     refuse_unknown(
         arguments, found, of=f"searcher {name!r}", given=() if is_tune else _NOT_SETTINGS
     )
-    try:
+    with as_invalid_input(f"searcher {name!r}", arguments, "has ask and tell, or is Ray Tune's"):
         if is_tune:
             searcher = found(**_seeded(found, name, arguments, seed))
         else:
             given = {"objectives": objectives} if name in GIVEN_OBJECTIVES else {}
             searcher = found(space, seed=seed, **given, **arguments)
         return as_ask_tell(searcher, space, objectives)
-    except InvalidInput as error:
-        raise InvalidInput(f"searcher {name!r}: {error}") from None
-    except Exception as error:
-        raise InvalidInput(
-            f"searcher {name!r} with settings {arguments}: {type(error).__name__}: {error}; it is "
-            f"made with (space, seed=…) and its settings, or is a Ray Tune Searcher"
-        ) from error
 
 
 def _find(name: str) -> type:

@@ -235,10 +235,12 @@ class RunStore:
         Writers of one kind that work at the same time have different labels.
 
         Raises:
-            ValueError: if rows of such a kind would not be found again.
+            ValueError: if rows of such a kind and label would not be found again.
         """
-        if not _PART.match(f"{kind}-0001-000000.jsonl"):
-            raise ValueError(f"a kind of rows is a lower-case word, but got {kind!r}")
+        if not _PART.match(f"{kind}-{label}0001-000000.jsonl"):
+            raise ValueError(
+                f"kind and label of rows are lower-case words, but got {kind!r}, {label!r}"
+            )
         used = [int(part["writer"]) for part in self._parts(kind) if part["label"] == label]
         return RowWriter(self, f"{kind}-{label}{max(used, default=0) + 1:04d}")
 

@@ -7,7 +7,8 @@ starts again asks for the same stretch again, and all ranks train the same path.
 import importlib
 import inspect
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from supernet.errors import InvalidInput
@@ -193,18 +194,26 @@ def build_sampler(settings: Mapping[str, Any], space: SearchSpace, *, seed: int)
     arguments = {key: value for key, value in settings.items() if key != "name"}
     found = SAMPLERS.get(str(name)) or load_user_class(str(name), what="sampler", known=SAMPLERS)
     refuse_unknown(arguments, found, of=f"sampler {name!r}", given=_NOT_SETTINGS)
-    try:
+    with as_invalid_input(
+        f"sampler {name!r}", arguments, "plan(start, count) gives a tuple of paths for each step"
+    ):
         sampler: PathSampler = found(space, seed=seed, **arguments)
         check_plan(sampler.plan(0, 2), 2, space)
+    return sampler
+
+
+@contextmanager
+def as_invalid_input(what: str, arguments: Mapping[str, Any], contract: str) -> Iterator[None]:
+    """Whatever a user's class raises while it is made, with what is asked of it."""
+    try:
+        yield
     except InvalidInput as error:
-        raise InvalidInput(f"sampler {name!r}: {error}") from None
+        raise InvalidInput(f"{what}: {error}") from None
     except Exception as error:
         raise InvalidInput(
-            f"sampler {name!r} with settings {arguments}: {type(error).__name__}: {error}; it is "
-            f"made with (space, seed=…) and its settings, and plan(start, count) gives a tuple of "
-            f"paths for each step"
+            f"{what} with settings {arguments}: {type(error).__name__}: {error}; it is made with "
+            f"(space, seed=…) and its settings, and {contract}"
         ) from error
-    return sampler
 
 
 def refuse_unknown(

@@ -78,7 +78,7 @@ def test_each_child_is_trained_once_per_seed_and_only_its_result_stays(
 def test_the_truth_is_the_valid_loss_after_training_alone(own_ranked_run: Path) -> None:
     this = Run.open_to_measure(own_ranked_run, "rank", [f"rank.children={CHILDREN}"])
     plan = _plans(this, sample_children(this)[3])[1]
-    kept = replace(plan, folder="kept", result_only=False)
+    kept = replace(plan, name="kept", folder="kept", result_only=False)
     retrain_locally(this, [kept], lambda name, row: None)
     model = SuperNet(this.space.restricted_to(plan.architecture), this.shape)
     weights = load_checkpoint(this.store, "kept/step-00000020").weights

@@ -53,9 +53,9 @@ def test_writers_with_different_labels_do_not_overwrite_each_other(tmp_path: Pat
 
 
 def test_rows_of_a_kind_that_would_not_be_found_again_are_refused(tmp_path: Path) -> None:
-    for kind in ("fine-tune", "Score", ""):
-        with pytest.raises(ValueError, match="lower-case word"):
-            RunStore(tmp_path).row_writer(kind)
+    for kind, label in (("fine-tune", ""), ("score", "a-b"), ("Score", ""), ("", "")):
+        with pytest.raises(ValueError, match="lower-case words"):
+            RunStore(tmp_path).row_writer(kind, label)
 
 
 def test_writing_no_rows_makes_no_part(tmp_path: Path) -> None:
