@@ -1,0 +1,110 @@
+"""Whether pre-training helps the found model on SST-2: against the same one from random weights.
+
+    python -m benchmarks.sst2 [--quick] [--work DIR] [--model MODEL]
+
+On all of SST-2 in $MAGIC_NAS_DATA, with the model that `python -m benchmarks.downstream` found
+(--model: another). Both by one recipe: the learning rate, of two, is chosen on the dev split by the
+first seed, each for itself, then ten seeds are run. Accuracy on dev, x 100; the difference is
+paired by seed, which sets the order of the examples, the head and, where nothing is pre-trained,
+all weights. Intervals are t-intervals over these seeds, for one pre-training.
+
+Takes two hours on two cores; goes on where it stopped, from the folder given with --work.
+"""
+
+import argparse
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.downstream import FOUND
+from benchmarks.record import RESULTS, provenance, write_record
+from orchestrator.config import FinetuneSettings
+from orchestrator.finetuning.driver import finetune
+from orchestrator.finetuning.summary import interval, read_rows
+from orchestrator.store import RunStore
+from supernet.errors import InvalidInput
+
+SEEDS = 10
+ARMS = {"random_weights": False, "pretrained": True}
+
+
+def settings(*, pretrained: bool, quick: bool) -> FinetuneSettings:
+    """The recipe, with or without the model's weights."""
+    return FinetuneSettings(
+        learning_rates=(2e-4, 5e-4),
+        epochs=(5.0,),
+        seeds=2 if quick else SEEDS,
+        max_length=128,
+        max_steps=10 if quick else 3000,
+        pretrained=pretrained,
+        keep_models=False,
+    )
+
+
+def tune(model: str, out: Path, *, quick: bool) -> dict[str, Any]:
+    """Fine-tune both; scores x 100, learning rate and steps of each, and the difference.
+
+    Raises:
+        InvalidInput: if the folder holds rows of another model or recipe.
+    """
+    data = f"{os.environ['MAGIC_NAS_DATA']}/glue"
+    for known in ARMS.values():
+        recipe = settings(pretrained=known, quick=quick)
+        summary = finetune(model, ["sst2"], data=data, out=out, settings=recipe)
+    rows = {row["name"]: row for row in read_rows(RunStore(out))}
+    found: dict[str, dict[str, Any]] = {}
+    by_seed: dict[str, dict[int, float]] = {}
+    for arm, known in ARMS.items():
+        results = [result for result in summary["results"] if result["pretrained"] == known]
+        if len(results) != 1:
+            raise InvalidInput(
+                f"a study is of one model and one recipe, but {out} holds others' rows, too: name "
+                f"another folder with --work"
+            )
+        chosen = [rows[name] for name in results[0]["names"]]
+        by_seed[arm] = {
+            row["seed"]: 100 * row["headline"] for row in chosen if row["error"] is None
+        }
+        steps, rate = chosen[0]["steps"], chosen[0]["learning_rate"]
+        found[arm] = {**_stats(by_seed[arm]), "learning_rate": rate, "steps": steps}
+    both = sorted(set(by_seed["pretrained"]) & set(by_seed["random_weights"]))
+    difference = {
+        seed: by_seed["pretrained"][seed] - by_seed["random_weights"][seed] for seed in both
+    }
+    return {**found, "difference": _stats(difference)}
+
+
+def _stats(by_seed: Mapping[int, float]) -> dict[str, Any]:
+    values = [by_seed[seed] for seed in sorted(by_seed)]
+    return {
+        "mean": sum(values) / len(values) if values else None,
+        "interval": interval(values),
+        "values": values,
+    }
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="ten steps each: says nothing")
+    parser.add_argument("--work", default="runs/sst2", help="what was done lies here")
+    parser.add_argument(
+        "--model", default=f"runs/downstream/{FOUND}@best", help="as `magic-nas finetune` takes it"
+    )
+    options = parser.parse_args()
+    work = Path(options.work).resolve()
+    origin = provenance(seeds={"finetuning": list(range(SEEDS))})
+    results = tune(options.model, work, quick=options.quick) | {"quick": options.quick}
+    for name in (*ARMS, "difference"):
+        cell = results[name]
+        inside = "–" if cell["interval"] is None else "[{:+.2f}, {:+.2f}]".format(*cell["interval"])
+        print(f"{name:<16}{cell['mean']:+8.2f}  {inside}  {len(cell['values'])} seeds")
+    folder = work if options.quick else RESULTS
+    write_record("sst2", results, origin=origin, folder=folder)
+    print(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main()
