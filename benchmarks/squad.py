@@ -7,8 +7,8 @@ Twice, from the same weights, by one learning rate:
 
 - `at_once`: on the training questions.
 - `after_clozes`: first on questions made of the training articles' own text and of books
-  (`benchmarks/cloze.py`; the dev questions and their contexts are never used), then on the
-  training questions.
+  (`benchmarks/cloze.py`; nothing of the dev split is trained on), then on the training
+  questions.
 
 Exact match and F1 on dev, x 100, mean of the seeds with their t-interval, beside the trivial
 baseline's. The first stage is trained with one seed. Rates, epochs and seeds are fixed here.
@@ -16,7 +16,6 @@ baseline's. The first stage is trained with one seed. Rates, epochs and seeds ar
 Takes some three hours on two cores; goes on where it stopped, from the folder given with --work.
 """
 
-import argparse
 import json
 import os
 from collections.abc import Mapping
@@ -24,16 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cloze import write_clozes
-from benchmarks.downstream import FOUND
+from benchmarks.found_study import only, options_of, stats
 from benchmarks.record import RESULTS, provenance, write_record
 from evaluators.downstream.squad import read_questions
 from evaluators.downstream.squad_metric import trivial_squad
 from evaluators.downstream.tasks import TASKS
 from orchestrator.config import FinetuneSettings
 from orchestrator.finetuning.driver import finetune
-from orchestrator.finetuning.summary import interval, read_rows
+from orchestrator.finetuning.summary import read_rows
 from orchestrator.store import RunStore
-from supernet.errors import InvalidInput
 
 SQUAD = TASKS["squad"]
 LEARNING_RATE = 5e-4
@@ -82,12 +80,7 @@ def tune(stage: str, model: str, data: str, out: Path, *, quick: bool) -> dict[s
     """
     recipe = settings(stage, quick=quick)
     summary = finetune(model, ["squad"], data=data, out=out, settings=recipe)
-    if len(summary["results"]) != 1:
-        raise InvalidInput(
-            f"a study is of one model and one recipe, but {out} holds others' rows, too: name "
-            f"another folder with --work"
-        )
-    (result,) = summary["results"]
+    result = only(summary["results"], out)
     rows = [row for row in read_rows(RunStore(out)) if row["name"] in result["names"]]
     return {
         "seeds": len(rows),
@@ -98,8 +91,7 @@ def tune(stage: str, model: str, data: str, out: Path, *, quick: bool) -> dict[s
 
 
 def _scores(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
-    values = [100 * row["scores"][metric] for row in sorted(rows, key=lambda row: row["seed"])]
-    return {"mean": sum(values) / len(values), "interval": interval(values), "values": values}
+    return stats({row["seed"]: 100 * row["scores"][metric] for row in rows})
 
 
 def trained_model(out: Path) -> str:
@@ -118,13 +110,7 @@ def trivial() -> dict[str, Any]:
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="ten steps each: says nothing")
-    parser.add_argument("--work", default="runs/squad", help="what was done lies here")
-    parser.add_argument(
-        "--model", default=f"runs/downstream/{FOUND}@best", help="as `magic-nas finetune` takes it"
-    )
-    options = parser.parse_args()
+    options = options_of(__doc__, "runs/squad")
     work, quick, data = Path(options.work).resolve(), options.quick, os.environ["MAGIC_NAS_DATA"]
     origin = provenance(seeds={"finetuning": list(range(max(SEEDS.values()))), "clozes": 0})
     made = make_clozes(work / "questions", quick=quick)

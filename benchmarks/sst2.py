@@ -11,20 +11,17 @@ all weights. Intervals are t-intervals over these seeds, for one pre-training.
 Takes two hours on two cores; goes on where it stopped, from the folder given with --work.
 """
 
-import argparse
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.downstream import FOUND
+from benchmarks.found_study import only, options_of, stats
 from benchmarks.record import RESULTS, provenance, write_record
 from orchestrator.config import FinetuneSettings
 from orchestrator.finetuning.driver import finetune
-from orchestrator.finetuning.summary import interval, read_rows
+from orchestrator.finetuning.summary import read_rows
 from orchestrator.store import RunStore
-from supernet.errors import InvalidInput
 
 SEEDS = 10
 ARMS = {"random_weights": False, "pretrained": True}
@@ -58,42 +55,22 @@ def tune(model: str, out: Path, *, quick: bool) -> dict[str, Any]:
     by_seed: dict[str, dict[int, float]] = {}
     for arm, known in ARMS.items():
         results = [result for result in summary["results"] if result["pretrained"] == known]
-        if len(results) != 1:
-            raise InvalidInput(
-                f"a study is of one model and one recipe, but {out} holds others' rows, too: name "
-                f"another folder with --work"
-            )
-        chosen = [rows[name] for name in results[0]["names"]]
+        chosen = [rows[name] for name in only(results, out)["names"]]
         by_seed[arm] = {
             row["seed"]: 100 * row["headline"] for row in chosen if row["error"] is None
         }
         steps, rate = chosen[0]["steps"], chosen[0]["learning_rate"]
-        found[arm] = {**_stats(by_seed[arm]), "learning_rate": rate, "steps": steps}
+        found[arm] = {**stats(by_seed[arm]), "learning_rate": rate, "steps": steps}
     both = sorted(set(by_seed["pretrained"]) & set(by_seed["random_weights"]))
     difference = {
         seed: by_seed["pretrained"][seed] - by_seed["random_weights"][seed] for seed in both
     }
-    return {**found, "difference": _stats(difference)}
-
-
-def _stats(by_seed: Mapping[int, float]) -> dict[str, Any]:
-    values = [by_seed[seed] for seed in sorted(by_seed)]
-    return {
-        "mean": sum(values) / len(values) if values else None,
-        "interval": interval(values),
-        "values": values,
-    }
+    return {**found, "difference": stats(difference)}
 
 
 def main() -> None:
     """Run it."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="ten steps each: says nothing")
-    parser.add_argument("--work", default="runs/sst2", help="what was done lies here")
-    parser.add_argument(
-        "--model", default=f"runs/downstream/{FOUND}@best", help="as `magic-nas finetune` takes it"
-    )
-    options = parser.parse_args()
+    options = options_of(__doc__, "runs/sst2")
     work = Path(options.work).resolve()
     origin = provenance(seeds={"finetuning": list(range(SEEDS))})
     results = tune(options.model, work, quick=options.quick) | {"quick": options.quick}
