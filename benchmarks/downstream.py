@@ -69,7 +69,14 @@ ROUNDING = 1e-9
 HIDDEN, DEPTH = 128, 4
 """Of the baselines: width, and Transformer layers, each attention and feed-forward."""
 ATTENTION = {"kind": "attention", "heads": 4, "relative_reach": 16}
-FEED_FORWARD = {"kind": "feed_forward", "inner_size": 4 * HIDDEN}
+CANDIDATES = {
+    "attention": ATTENTION,
+    "feed_forward": {"kind": "feed_forward", "inner_size": 4 * HIDDEN},
+    "conv3": {"kind": "separable_conv", "kernel_size": 3},
+    "conv7": {"kind": "separable_conv", "kernel_size": 7},
+    "identity": {"kind": "identity"},
+}
+"""Of the searched space."""
 RECIPE = {
     "steps": 4000,
     "batch_size": 32,
@@ -100,13 +107,7 @@ def found_config(*, quick: bool) -> Config:
             "space": {
                 "layers": 12,
                 "hidden_size": HIDDEN,
-                "candidates": {
-                    "attention": ATTENTION,
-                    "feed_forward": FEED_FORWARD,
-                    "conv3": {"kind": "separable_conv", "kernel_size": 3},
-                    "conv7": {"kind": "separable_conv", "kernel_size": 7},
-                    "identity": {"kind": "identity"},
-                },
+                "candidates": CANDIDATES,
             },
             "train": {
                 **RECIPE,
@@ -129,18 +130,11 @@ def found_config(*, quick: bool) -> Config:
 
 
 def baseline_config(name: str, *, quick: bool) -> Config:
-    """A space of one path: training its super-net is pre-training the baseline."""
+    """Training its super-net, of one path, is pre-training the baseline."""
     published, _, relative = name.partition("_")
     objective = "replaced_tokens" if published == "electra" else "masked_lm"
     named = {"named": f"{published}_base", "layers": DEPTH, "hidden_size": HIDDEN, "heads": 4}
-    by_distance = {
-        "layers": 2 * DEPTH,
-        "hidden_size": HIDDEN,
-        "candidates": {"attention": ATTENTION, "feed_forward": FEED_FORWARD},
-        "per_layer": {
-            layer: ["feed_forward" if layer % 2 else "attention"] for layer in range(2 * DEPTH)
-        },
-    }
+    by_distance = _one_path(["attention", "feed_forward"] * DEPTH)
     return parse(
         {
             **_base(quick=quick),
@@ -150,17 +144,41 @@ def baseline_config(name: str, *, quick: bool) -> Config:
                 "generator_relative_reach": ATTENTION["relative_reach"] if relative else 0,
             },
             "space": by_distance if relative else named,
-            "train": {
-                **RECIPE,
-                "sampler": {"name": "uniform"},
-                "workers": 1,
-                "probe_paths": 1,
-                "probe_sequences": 256,
-                "collapsed_within_nats": None,
-                **(QUICK if quick else {}),
-            },
+            "train": _alone(quick=quick),
         }
     )
+
+
+def architecture_config(architecture: str, *, quick: bool) -> Config:
+    """Training the super-net of this one path is pre-training it, by the recipe of all models."""
+    return parse(
+        {
+            **_base(quick=quick),
+            "space": _one_path(architecture.split("-")),
+            "train": _alone(quick=quick) | {"workers": 2},
+        }
+    )
+
+
+def _one_path(operators: Sequence[str]) -> dict[str, Any]:
+    return {
+        "layers": len(operators),
+        "hidden_size": HIDDEN,
+        "candidates": {name: CANDIDATES[name] for name in dict.fromkeys(operators)},
+        "per_layer": {layer: [name] for layer, name in enumerate(operators)},
+    }
+
+
+def _alone(*, quick: bool) -> dict[str, Any]:
+    return {
+        **RECIPE,
+        "sampler": {"name": "uniform"},
+        "workers": 1,
+        "probe_paths": 1,
+        "probe_sequences": 256,
+        "collapsed_within_nats": None,
+        **(QUICK if quick else {}),
+    }
 
 
 def settings(*, quick: bool, pretrained: bool = True) -> FinetuneSettings:
@@ -257,17 +275,21 @@ def learnt(work: Path) -> dict[str, dict[str, float]]:
         }
         for model in info["models"]
     }
-    for name in PRETRAINED:
-        supernet = read_info(RunStore(work / name))["supernet"]
-        found[name] = {
-            "loss_nats": supernet.get("generator_loss_nats", supernet["probe_loss_nats"]),
-            "unigram_nats": supernet["unigram_nats"],
+    return found | {name: learnt_alone(work / name) for name in PRETRAINED}
+
+
+def learnt_alone(folder: Path) -> dict[str, float]:
+    """The same of one model whose super-net it is."""
+    supernet = read_info(RunStore(folder))["supernet"]
+    found: dict[str, float] = {
+        "loss_nats": supernet.get("generator_loss_nats", supernet["probe_loss_nats"]),
+        "unigram_nats": supernet["unigram_nats"],
+    }
+    if "replaced_entropy_nats" in supernet:
+        found |= {
+            "replaced_loss_nats": supernet["probe_loss_nats"],
+            "replaced_entropy_nats": supernet["replaced_entropy_nats"],
         }
-        if "replaced_entropy_nats" in supernet:
-            found[name] |= {
-                "replaced_loss_nats": supernet["probe_loss_nats"],
-                "replaced_entropy_nats": supernet["replaced_entropy_nats"],
-            }
     return found
 
 

@@ -1,9 +1,9 @@
 """SQuAD by the found model: fine-tuned at once, and after questions made of plain text.
 
-    python -m benchmarks.squad [--quick] [--work DIR] [--model MODEL]
+    python -m benchmarks.squad [--quick] [--work DIR] [--pretrained DIR]
 
-On $MAGIC_NAS_DATA, with the model that `python -m benchmarks.downstream` found (--model: another).
-Twice, from the same weights, by one learning rate:
+On $MAGIC_NAS_DATA, with the architecture that `benchmarks.downstream` found, which is first
+pre-trained alone on `books_pd`. Twice, from the same weights, by one learning rate:
 
 - `at_once`: on the training questions.
 - `after_clozes`: first on questions made of the training articles' own text and of books
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cloze import write_clozes
-from benchmarks.found_study import only, options_of, stats
+from benchmarks.found_study import only, options_of, pretrain, stats
 from benchmarks.record import RESULTS, provenance, write_record
 from evaluators.downstream.squad import read_questions
 from evaluators.downstream.squad_metric import trivial_squad
@@ -111,18 +111,19 @@ def trivial() -> dict[str, Any]:
 def main() -> None:
     """Run it."""
     options = options_of(__doc__, "runs/squad")
-    work, quick, data = Path(options.work).resolve(), options.quick, os.environ["MAGIC_NAS_DATA"]
-    origin = provenance(seeds={"finetuning": list(range(max(SEEDS.values()))), "clozes": 0})
+    work, quick, data = options.work, options.quick, os.environ["MAGIC_NAS_DATA"]
+    seeds = list(range(max(SEEDS.values())))
+    origin = provenance(seeds={"pretraining": 0, "finetuning": seeds, "clozes": 0})
     made = make_clozes(work / "questions", quick=quick)
-    results: dict[str, Any] = {"trivial": trivial(), "questions_made": made, "quick": quick}
-    results["clozes"] = tune(
-        "clozes", options.model, str(work / "questions"), work / "clozes", quick=quick
-    )
+    model, learnt = pretrain(options.pretrained, quick=quick)
+    results: dict[str, Any] = {"trivial": trivial(), "pretraining": learnt}
+    results |= {"questions_made": made, "quick": quick}
+    results["clozes"] = tune("clozes", model, str(work / "questions"), work / "clozes", quick=quick)
     prepared = trained_model(work / "clozes")
     results["after_clozes"] = tune(
         "after_clozes", prepared, data, work / "after_clozes", quick=quick
     )
-    results["at_once"] = tune("at_once", options.model, data, work / "at_once", quick=quick)
+    results["at_once"] = tune("at_once", model, data, work / "at_once", quick=quick)
     _print(results)
     write_record("squad", results, origin=origin, folder=work if quick else RESULTS)
     print(json.dumps(results))
