@@ -10,10 +10,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from benchmarks.downstream import architecture_config, learnt_alone
 from benchmarks.record import RESULTS
 from orchestrator import run
-from orchestrator.finetuning.summary import interval
+from orchestrator.finetuning.summary import interval, read_rows
+from orchestrator.store import RunStore
 from supernet.errors import InvalidInput
 
 
@@ -43,6 +46,16 @@ def options_of(doc: str, work: str) -> argparse.Namespace:
     options.work = Path(options.work).resolve()
     options.pretrained = Path(options.pretrained or options.work / "pretrained").resolve()
     return options
+
+
+def write_rows(file: Path, **folders: Path) -> None:
+    """The rows of these output folders as a table, with each one's `stage`; no path is in it."""
+    rows = [
+        {**row, "stage": stage, "scores": json.dumps(row.get("scores"))}
+        for stage, folder in folders.items()
+        for row in read_rows(RunStore(folder))
+    ]
+    pd.DataFrame(rows).drop(columns=["model", "start", "teacher"]).to_parquet(file, index=False)
 
 
 def only(results: Sequence[Mapping[str, Any]], out: Path) -> Mapping[str, Any]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cloze import write_clozes
-from benchmarks.found_study import only, options_of, pretrain, stats
+from benchmarks.found_study import only, options_of, pretrain, stats, write_rows
 from benchmarks.record import RESULTS, provenance, write_record
 from evaluators.downstream.squad import read_questions
 from evaluators.downstream.squad_metric import trivial_squad
@@ -125,7 +125,9 @@ def main() -> None:
     )
     results["at_once"] = tune("at_once", model, data, work / "at_once", quick=quick)
     _print(results)
-    write_record("squad", results, origin=origin, folder=work if quick else RESULTS)
+    folder = work if quick else RESULTS
+    write_rows(folder / "squad.parquet", **{stage: work / stage for stage in EPOCHS})
+    write_record("squad", results, origin=origin, folder=folder)
     print(json.dumps(results))
 
 

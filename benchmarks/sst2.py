@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.found_study import only, options_of, pretrain, stats
+from benchmarks.found_study import only, options_of, pretrain, stats, write_rows
 from benchmarks.record import RESULTS, provenance, write_record
 from orchestrator.config import FinetuneSettings
 from orchestrator.finetuning.driver import finetune
@@ -81,7 +81,9 @@ def main() -> None:
         cell = results[name]
         inside = "–" if cell["interval"] is None else "[{:+.2f}, {:+.2f}]".format(*cell["interval"])
         print(f"{name:<16}{cell['mean']:+8.2f}  {inside}  {len(cell['values'])} seeds")
-    write_record("sst2", results, origin=origin, folder=work if quick else RESULTS)
+    folder = work if quick else RESULTS
+    write_rows(folder / "sst2.parquet", sst2=work / "finetuned")
+    write_record("sst2", results, origin=origin, folder=folder)
     print(json.dumps(results))
 
 

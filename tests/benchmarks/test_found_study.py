@@ -2,11 +2,13 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from benchmarks import found_study
 from benchmarks.downstream import architecture_config, found_config
 from benchmarks.record import RESULTS
+from orchestrator.store import RunStore
 from supernet.cost import CostModel
 from supernet.model import TextShape
 from supernet.space import Architecture
@@ -62,3 +64,21 @@ def test_studies_may_share_a_pre_trained_model(monkeypatch, tmp_path, given, pla
     monkeypatch.setattr("sys.argv", ["study", "--work", "study", *more])
     options = found_study.options_of("A study.", "runs/study")
     assert (options.work, options.pretrained) == (tmp_path / "study", tmp_path / place)
+
+
+def test_rows_are_written_with_their_stage_and_without_a_path(tmp_path):
+    row = {
+        **{"name": "a", "model": str(tmp_path), "model_digest": "d", "task": "squad", "seed": 0},
+        **{"pretrained": True, "learning_rate": 5e-4, "epochs": 1.0, "start": None},
+        **{"teacher": None, "error": None, "headline": 0.5, "scores": {"f1": 0.5}},
+    }
+    diverged = {**row, "name": "b", "headline": None, "scores": None, "error": "not finite"}
+    for stage, given in (("clozes", row), ("at_once", diverged)):
+        RunStore(tmp_path / stage).row_writer("finetune").write([given])
+    file = tmp_path / "rows.parquet"
+    found_study.write_rows(file, clozes=tmp_path / "clozes", at_once=tmp_path / "at_once")
+    frame = pd.read_parquet(file)
+    one, other = frame.to_dict("records")
+    assert (one["stage"], one["name"], json.loads(one["scores"])) == ("clozes", "a", {"f1": 0.5})
+    assert (other["stage"], other["error"], other["scores"]) == ("at_once", "not finite", "null")
+    assert str(tmp_path) not in frame.to_csv()
