@@ -13,7 +13,8 @@ pre-trained alone on `books_pd`. Twice, from the same weights, by one learning r
 Exact match and F1 on dev, x 100, mean of the seeds with their t-interval, beside the trivial
 baseline's. The first stage is trained with one seed. Rates, epochs and seeds are fixed here.
 
-Takes some three hours on two cores; goes on where it stopped, from the folder given with --work.
+Takes some hours on two cores, one of them to pre-train; goes on where it stopped, from the folder
+given with --work.
 """
 
 import json

@@ -9,8 +9,8 @@ x 100; the difference is paired by seed, which sets the order of the examples, t
 nothing is pre-trained, all weights. Intervals are t-intervals over these seeds, for one
 pre-training.
 
-Takes some two and a half hours on two cores; goes on where it stopped, from the folder given with
---work.
+Takes some hours on two cores, one of them to pre-train; goes on where it stopped, from the folder
+given with --work.
 """
 
 import json

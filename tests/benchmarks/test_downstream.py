@@ -20,10 +20,9 @@ from benchmarks.downstream import (
 )
 from orchestrator.limits import Limits
 from orchestrator.store import RunStore
-from supernet.cost import CostModel
 from supernet.errors import TrainingDiverged
-from supernet.model import TextShape
 from supernet.settings import OptimiserSettings
+from tests.benchmarks.costs import cost_model
 
 SEEDS = range(5)
 NOISE = (0.01, -0.01, 0.0, 0.01, -0.01)
@@ -215,14 +214,7 @@ def test_the_search_is_limited_to_the_size_of_the_baselines(monkeypatch, tmp_pat
     limits = Limits.parse(found_config(quick=False).search.limits)
     for name in BASELINES:
         config = baseline_config(name, quick=False)
-        shape = TextShape.of(
-            config.space,
-            vocab_size=config.data.vocab_size,
-            max_length=config.data.sequence_length,
-            pad_id=0,
-            pretraining=config.pretraining,
-        )
-        cost_model = CostModel(config.space.build(), shape)
-        size = cost_model.cost(cost_model.cheapest("num_params")).num_params
+        costs = cost_model(config)
+        size = costs.cost(costs.cheapest("num_params")).num_params
         for bound in limits.bounds:
             assert bound.value == pytest.approx(size, rel=0.02)

@@ -9,9 +9,8 @@ from benchmarks import found_study
 from benchmarks.downstream import architecture_config, found_config
 from benchmarks.record import RESULTS
 from orchestrator.store import RunStore
-from supernet.cost import CostModel
-from supernet.model import TextShape
 from supernet.space import Architecture
+from tests.benchmarks.costs import cost_model
 
 
 @pytest.fixture
@@ -20,22 +19,10 @@ def record(monkeypatch, tmp_path):
     return json.loads((RESULTS / "downstream.json").read_text())["results"]
 
 
-def _cost(config, architecture):
-    shape = TextShape.of(
-        config.space,
-        vocab_size=config.data.vocab_size,
-        max_length=config.data.sequence_length,
-        pad_id=0,
-        pretraining=config.pretraining,
-    )
-    path = Architecture.parse(architecture)
-    return CostModel(config.space.build(), shape).cost(path)
-
-
 def test_the_architecture_alone_is_the_one_in_the_searched_space(record):
     architecture = record["architecture"]
     alone, searched = (
-        _cost(config, architecture)
+        cost_model(config).cost(Architecture.parse(architecture))
         for config in (
             architecture_config(architecture, quick=False),
             found_config(quick=False),
