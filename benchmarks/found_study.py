@@ -1,8 +1,4 @@
-"""What the studies of the found model share: the model, their options, their rows, their figures.
-
-The model is the architecture that `benchmarks.downstream` found (`benchmarks/results/`),
-pre-trained alone, by the recipe of that comparison.
-"""
+"""What the studies of the found model share: their options, their rows, their figures."""
 
 import argparse
 import json
@@ -12,39 +8,18 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.downstream import architecture_config, learnt_alone
-from benchmarks.record import RESULTS
-from orchestrator import run
 from orchestrator.finetuning.summary import interval, read_rows
 from orchestrator.store import RunStore
 from supernet.errors import InvalidInput
 
 
-def pretrain(out: Path, *, quick: bool) -> tuple[str, dict[str, float]]:
-    """Pre-train the found architecture, or go on with it.
-
-    Returns:
-        What `magic-nas finetune` calls it, and what it learnt, in nats.
-    """
-    record = json.loads((RESULTS / "downstream.json").read_text())
-    architecture: str = record["results"]["architecture"]
-    run(architecture_config(architecture, quick=quick), out=out, only=("data", "train"))
-    return f"{out}@{architecture}", learnt_alone(out)
-
-
 def options_of(doc: str, work: str) -> argparse.Namespace:
-    """--quick, --work and --pretrained, of the command line."""
+    """--quick and --work, of the command line."""
     parser = argparse.ArgumentParser(description=doc.partition("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="ten steps each: says nothing")
+    parser.add_argument("--quick", action="store_true", help="a few steps: says nothing")
     parser.add_argument("--work", default=work, help="what was done lies here")
-    parser.add_argument(
-        "--pretrained",
-        help="where the found model is pre-trained, or has been (default: in --work); studies may "
-        "share it",
-    )
     options = parser.parse_args()
     options.work = Path(options.work).resolve()
-    options.pretrained = Path(options.pretrained or options.work / "pretrained").resolve()
     return options
 
 

@@ -1,9 +1,9 @@
 """SQuAD by the found model: fine-tuned at once, and after questions made of plain text.
 
-    python -m benchmarks.squad [--quick] [--work DIR] [--pretrained DIR]
+    python -m benchmarks.squad [--quick] [--work DIR]
 
-On $MAGIC_NAS_DATA, with the architecture that `benchmarks.downstream` found, which is first
-pre-trained alone on `books_pd`. Twice, from the same weights, by one learning rate:
+On $MAGIC_NAS_DATA, with the model of `benchmarks.found_model`. Twice, from the same weights, by one
+learning rate:
 
 - `at_once`: on the training questions.
 - `after_clozes`: first on questions made of the training articles' own text and of books
@@ -13,8 +13,7 @@ pre-trained alone on `books_pd`. Twice, from the same weights, by one learning r
 Exact match and F1 on dev, x 100, mean of the seeds with their t-interval, beside the trivial
 baseline's. The first stage is trained with one seed. Rates, epochs and seeds are fixed here.
 
-Takes some hours on two cores, one of them to pre-train; goes on where it stopped, from the folder
-given with --work.
+Takes some hours on two cores; goes on where it stopped, from the folder given with --work.
 """
 
 import json
@@ -24,7 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.cloze import write_clozes
-from benchmarks.found_study import only, options_of, pretrain, stats, write_rows
+from benchmarks.found_model import found_model
+from benchmarks.found_study import only, options_of, stats, write_rows
 from benchmarks.record import RESULTS, provenance, write_record
 from evaluators.downstream.squad import read_questions
 from evaluators.downstream.squad_metric import trivial_squad
@@ -116,7 +116,7 @@ def main() -> None:
     seeds = list(range(max(SEEDS.values())))
     origin = provenance(seeds={"pretraining": 0, "finetuning": seeds, "clozes": 0})
     made = make_clozes(work / "questions", quick=quick)
-    model, learnt = pretrain(options.pretrained, quick=quick)
+    model, learnt = found_model(work / "found_model")
     results: dict[str, Any] = {"trivial": trivial(), "pretraining": learnt}
     results |= {"questions_made": made, "quick": quick}
     results["clozes"] = tune("clozes", model, str(work / "questions"), work / "clozes", quick=quick)

@@ -1,16 +1,15 @@
 """Whether pre-training helps the found model on SST-2: against the same one from random weights.
 
-    python -m benchmarks.sst2 [--quick] [--work DIR] [--pretrained DIR]
+    python -m benchmarks.sst2 [--quick] [--work DIR]
 
-On all of SST-2 in $MAGIC_NAS_DATA, with the architecture that `benchmarks.downstream` found, which
-is first pre-trained alone on `books_pd`. Both by one recipe: the learning rate, of two, is chosen
-on the dev split by the first seed, each for itself, then twenty seeds are run. Accuracy on dev,
+On all of SST-2 in $MAGIC_NAS_DATA, with the model of `benchmarks.found_model`. Both by one recipe:
+the learning rate, of two, is chosen on the dev split by the first seed, each for itself, then
+twenty seeds are run. Accuracy on dev,
 x 100; the difference is paired by seed, which sets the order of the examples, the head and, where
 nothing is pre-trained, all weights. Intervals are t-intervals over these seeds, for one
 pre-training.
 
-Takes some hours on two cores, one of them to pre-train; goes on where it stopped, from the folder
-given with --work.
+Takes some hours on two cores; goes on where it stopped, from the folder given with --work.
 """
 
 import json
@@ -18,7 +17,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from benchmarks.found_study import only, options_of, pretrain, stats, write_rows
+from benchmarks.found_model import found_model
+from benchmarks.found_study import only, options_of, stats, write_rows
 from benchmarks.record import RESULTS, provenance, write_record
 from orchestrator.config import FinetuneSettings
 from orchestrator.finetuning.driver import finetune
@@ -75,7 +75,7 @@ def main() -> None:
     options = options_of(__doc__, "runs/sst2")
     work, quick = options.work, options.quick
     origin = provenance(seeds={"pretraining": 0, "finetuning": list(range(SEEDS))})
-    model, learnt = pretrain(options.pretrained, quick=quick)
+    model, learnt = found_model(work / "found_model")
     results = tune(model, work / "finetuned", quick=quick) | {"pretraining": learnt, "quick": quick}
     for name in (*ARMS, "difference"):
         cell = results[name]
