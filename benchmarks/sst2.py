@@ -4,10 +4,9 @@
 
 On all of SST-2 in $MAGIC_NAS_DATA, with the model of `benchmarks.found_model`. Both by one recipe:
 the learning rate, of two, is chosen on the dev split by the first seed, each for itself, then
-twenty seeds are run. Accuracy on dev,
-x 100; the difference is paired by seed, which sets the order of the examples, the head and, where
-nothing is pre-trained, all weights. Intervals are t-intervals over these seeds, for one
-pre-training.
+twenty seeds are run. Accuracy on dev, x 100; the difference is paired by seed, which sets the order
+of the examples, the head and, where nothing is pre-trained, all weights. Intervals are t-intervals
+over these seeds, for one pre-training.
 
 Takes some hours on two cores; goes on where it stopped, from the folder given with --work.
 """
