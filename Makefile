@@ -10,10 +10,11 @@ STAMP := $(VENV)/.installed
 quickstart: install
 	$(VENV)/bin/magic-nas run --config examples/quickstart.yaml --out runs/quickstart
 
-# One process per core; those that start clusters or hosts one after another.
+# One process per core; those that start clusters two at a time, and those that make hosts alone.
 test: check
 	$(VENV)/bin/pytest -m "not ray and not hosts" -n auto --dist loadfile
-	$(VENV)/bin/pytest -m "ray or hosts"
+	$(VENV)/bin/pytest -m ray -n 2 --dist loadfile
+	$(VENV)/bin/pytest -m hosts
 
 # What may fail, on hosts of network namespaces, into docs/reliability.md; needs root and some hours.
 test-hosts: install

@@ -1,7 +1,7 @@
 """Stand-alone training on the cluster: one Tune trial per model, one CPU core or GPU each."""
 
+import gc
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -34,6 +34,7 @@ def retrain_on_ray(
         results = tune.Tuner(
             tune.with_resources(trainable, cluster.slot_resources),
             param_space={"model": tune.grid_search([model.name for model in models])},
+            tune_config=tune.TuneConfig(reuse_actors=True),  # imports take seconds
             run_config=tune.RunConfig(
                 name="retrain",
                 storage_filesystem=run.store.files,
@@ -67,27 +68,24 @@ class _Progress(tune.Callback):  # type: ignore[misc]
 
 
 def _trial(config: dict[str, Any], run_uri: str, models: list[ModelPlan]) -> None:
-    """Train the model that the trial's configuration names."""
+    """Train the model that the trial's configuration names; a process does many, one by one."""
+    gc.collect()  # the last trial's engine, which refers to itself, and its model
     run = Run.open(run_uri)
     log_from_worker(run.store.name, "retrain")
     (model,) = [model for model in models if model.name == config["model"]]
     cuda = torch.cuda.is_available()
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it; a Tune trial is a world of its own
-    with tempfile.TemporaryDirectory() as folder:
+    if not dist.is_initialized():  # and keeps groups of it for as long as the process lasts
         dist.init_process_group(
-            "nccl" if cuda else "gloo", init_method=f"file://{folder}/meet", rank=0, world_size=1
+            "nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1
         )
-        try:
-            retrain_model(
-                run,
-                model,
-                make_engine=partial(
-                    DeepSpeedEngine, zero_stage=0, micro_batch=model.recipe.batch_size
-                ),
-                report=tune.report,
-                device=torch.device("cuda" if cuda else "cpu"),
-            )
-        except MagicNasError as error:
-            tune.report({"failed": type(error).__name__, "message": str(error)})
-        finally:
-            dist.destroy_process_group()
+    try:
+        retrain_model(
+            run,
+            model,
+            make_engine=partial(DeepSpeedEngine, zero_stage=0, micro_batch=model.recipe.batch_size),
+            report=tune.report,
+            device=torch.device("cuda" if cuda else "cpu"),
+        )
+    except MagicNasError as error:
+        tune.report({"failed": type(error).__name__, "message": str(error)})
