@@ -76,9 +76,8 @@ def _trial(config: dict[str, Any], run_uri: str, models: list[ModelPlan]) -> Non
     cuda = torch.cuda.is_available()
     os.environ["LOCAL_RANK"] = "0"  # DeepSpeed asks for it; a Tune trial is a world of its own
     if not dist.is_initialized():  # and keeps groups of it for as long as the process lasts
-        dist.init_process_group(
-            "nccl" if cuda else "gloo", store=dist.HashStore(), rank=0, world_size=1
-        )
+        alone = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group("nccl" if cuda else "gloo", store=alone, rank=0, world_size=1)
     try:
         retrain_model(
             run,

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from ray._private import state
 
+from orchestrator.on_ray.cluster import connect
 from orchestrator.ranking import rank
 from orchestrator.store import RunStore
 
@@ -32,6 +34,13 @@ def start(out: Path, address: str) -> subprocess.Popen[str]:
     )
 
 
+def trainers(address: str) -> set[str]:
+    """The actors that Tune has started on the cluster so far."""
+    with connect(address, user_code=None):
+        actors = state.actors()
+    return {key for key, actor in actors.items() if actor["ActorClassName"] == "ImplicitFunc"}
+
+
 def test_a_ranking_killed_on_ray_goes_on_and_agrees_with_the_in_process_one(
     cluster_address: str, trained_run: Path, tmp_path: Path
 ) -> None:
@@ -48,10 +57,13 @@ def test_a_ranking_killed_on_ray_goes_on_and_agrees_with_the_in_process_one(
     os.killpg(process.pid, signal.SIGKILL)
     process.wait(timeout=60)
 
+    before = trainers(cluster_address)
     process = start(out, cluster_address)
     output, _ = process.communicate(timeout=MINUTES_5)
     assert process.returncode == 0, output
     assert "trainings done before" in output
+    started = trainers(cluster_address) - before
+    assert 1 <= len(started) <= 2, "a process for each CPU, not for each model"
     rows = RunStore(out).rows("standalone")
     assert len(rows) == len({row["name"] for row in rows}) == 10
     assert not {"standalone", "ray", "driver.lease"} & set(os.listdir(out))
