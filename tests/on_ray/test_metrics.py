@@ -34,7 +34,7 @@ pytestmark = [
 
 DASHBOARDS = Path(__file__).parents[2] / "dashboards"
 SCRAPE_S = 1
-CHILDREN = 60
+CHILDREN = 40
 METRIC = "ray_magic_nas_[a-z_]+"
 CODE = """
 import os, time
@@ -278,7 +278,7 @@ def test_a_search_shows_what_its_rows_say(seen: Prometheus, folder: Path) -> Non
     assert 0 < len(failed) < len(rows) == CHILDREN
     best = max((row for row in rows if row["error"] is None), key=lambda row: row["value"])
     of_search = '{run="killed",stage="search"}'
-    assert seen.last(f"ray_magic_nas_candidates_scored_total{of_search}") == [60 - len(failed)]
+    assert seen.last(f"ray_magic_nas_candidates_scored_total{of_search}") == [CHILDREN - len(failed)]
     assert seen.last(f"ray_magic_nas_candidates_failed_total{of_search}") == [len(failed)]
     assert seen.last(f"ray_magic_nas_candidates_in_flight{of_search}") == [0]
     assert seen.last(f"ray_magic_nas_queue_wait_seconds_count{of_search}") == [CHILDREN]

@@ -1,6 +1,6 @@
 """Searches on a real cluster whose driver, evaluators and scorers die: nothing lost or doubled.
 
-MAGIC_NAS_KILLS sets how often the driver and the evaluators are killed, 2 by default.
+MAGIC_NAS_KILLS sets how often the driver and the evaluators are killed, once by default.
 """
 
 import json
@@ -26,7 +26,7 @@ from supernet.space import Architecture
 
 pytestmark = pytest.mark.ray
 
-KILLS = int(os.environ.get("MAGIC_NAS_KILLS", "2"))
+KILLS = int(os.environ.get("MAGIC_NAS_KILLS", "1"))
 CODE = """
 import os, time
 from pathlib import Path
@@ -240,7 +240,7 @@ def test_children_that_cannot_be_scored_become_rows_with_their_errors(
     cluster_address: str, folder: Path
 ) -> None:
     scorer = {"name": "own:rogue", "folder": str(folder / "evaluators")}
-    write_config(folder, candidates=12, scorer=scorer, timeout_s=1.0, max_failed=1.0)
+    write_config(folder, candidates=6, scorer=scorer, timeout_s=1.0, max_failed=1.0)
     Command(folder, cluster_address).finish()
     errors = {
         "conv3": r"3 evaluators died",
@@ -249,7 +249,7 @@ def test_children_that_cannot_be_scored_become_rows_with_their_errors(
         "identity": r"a score must hold 'value'",
     }
     rows = rows_of(folder)
-    assert len({row["architecture"] for row in rows}) == len(rows) == 12
+    assert len({row["architecture"] for row in rows}) == len(rows) == 6
     assert {row["architecture"].split("-")[0] for row in rows} == {*errors, "feed_forward"}
     for row in rows:
         expected = errors.get(Architecture.parse(row["architecture"]).operators[0])

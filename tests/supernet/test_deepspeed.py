@@ -4,6 +4,7 @@ A world of one with gloo lives in this process for the length of the module; two
 processes of their own.
 """
 
+import multiprocessing
 import os
 import random
 import signal
@@ -202,6 +203,12 @@ def test_at_stage_3_the_largest_path_teaches_as_by_plain_pytorch(world_of_one):
     assert same_bits(engine.weights(), plain.state_dict())
 
 
+def two_processes(function, *args):
+    """Run a function of a rank in two processes at once; they are forked with DeepSpeed imported."""
+    multiprocessing.set_forkserver_preload(["deepspeed"])
+    mp.start_processes(function, args=args, nprocs=2, start_method="forkserver")
+
+
 def _join(rank, meeting):
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(rank)
@@ -239,7 +246,7 @@ def test_two_workers_train_as_one_on_the_joined_batch(tmp_path, world_of_one):
     one = train_with_deepspeed(stage=0, dropout=0.0)
     wanted = {"weights": one.weights(), "state": one.optimizer_state()}
     torch.save(wanted["state"], tmp_path / "one.pt")
-    mp.spawn(_worker, args=(tmp_path,), nprocs=2)
+    two_processes(_worker, tmp_path)
     for stage in STAGES:
         first, second = (
             torch.load(tmp_path / f"{stage}-{rank}.pt", weights_only=True) for rank in (0, 1)
@@ -288,9 +295,9 @@ def _mortal_worker(rank, folder, stage, dies_at):
 def test_a_training_whose_worker_is_killed_resumes_to_the_bit(tmp_path, stage):
     dies_at = random.randrange(5, RESUMED.steps)
     with pytest.raises((mp.ProcessExitedException, mp.ProcessRaisedException)):
-        mp.spawn(_mortal_worker, args=(tmp_path, stage, dies_at), nprocs=2)
+        two_processes(_mortal_worker, tmp_path, stage, dies_at)
     assert not (tmp_path / "resumed-0.pt").exists(), f"worker 1 was to die at step {dies_at}"
-    mp.spawn(_mortal_worker, args=(tmp_path, stage, None), nprocs=2)
+    two_processes(_mortal_worker, tmp_path, stage, None)
     resumed, undisturbed = (
         torch.load(tmp_path / f"{name}-0.pt", weights_only=True)
         for name in ("resumed", "undisturbed")
