@@ -7,11 +7,13 @@ B: sequences, T: tokens, D: hidden size, N: masked positions, V: vocabulary.
 """
 
 import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from supernet.errors import InvalidInput
 from supernet.operators import LAYER_NORM_EPS, Chain, operator_class
@@ -255,5 +257,24 @@ def _generator(shape: TextShape) -> Generator | None:
 
 def meta_supernet(space: SearchSpace, shape: TextShape) -> SuperNet:
     """A super-net without memory for its weights: for counting, and to assign mapped weights."""
-    with torch.device("meta"):
+    with torch.device("meta"), _NoInitialisation():
         return SuperNet(space, shape)
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leaves the functions of `torch.nn.init` out.
+
+    Without memory they do nothing, but `normal_` would import PyTorch's compiler: a second or two.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)

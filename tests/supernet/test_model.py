@@ -1,5 +1,8 @@
 """The super-net: a child's logits, the ends of the chain, and what is refused."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -133,6 +136,16 @@ def test_a_meta_supernet_names_the_same_tensors_and_holds_none():
     assert {name: tensor.shape for name, tensor in meta.state_dict().items()} == {
         name: tensor.shape for name, tensor in model.state_dict().items()
     }
+
+
+def test_a_meta_supernet_is_there_without_pytorch_s_compiler():
+    code = (
+        "import sys\nfrom supernet.model import TextShape, meta_supernet\n"
+        "from supernet.space import OperatorSpec, SearchSpace\n"
+        f"meta_supernet({SPACE!r}, {shape()!r})\nprint('torch._dynamo' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_the_shape_comes_from_settings_and_reads_back():
