@@ -31,9 +31,14 @@ def ask_gcs():
     from ray._raylet import GcsClient
     return len(GcsClient(address=f"{head}:{gcs}").get_all_node_info(timeout=10))
 
-def ask_client():
+def ask_client(tries=5):
     from ray.util.client import ray
-    ray.connect(f"{head}:{client}", connection_retries=1)
+    try:
+        ray.connect(f"{head}:{client}", connection_retries=1)
+    except ConnectionAbortedError:  # let in, but on a busy machine the server may not come up
+        if tries > 1:
+            return ask_client(tries - 1)
+        raise
     return ray.cluster_resources()["CPU"]
 
 def ask_page(path):
