@@ -278,7 +278,8 @@ def test_a_search_shows_what_its_rows_say(seen: Prometheus, folder: Path) -> Non
     assert 0 < len(failed) < len(rows) == CHILDREN
     best = max((row for row in rows if row["error"] is None), key=lambda row: row["value"])
     of_search = '{run="killed",stage="search"}'
-    assert seen.last(f"ray_magic_nas_candidates_scored_total{of_search}") == [CHILDREN - len(failed)]
+    scored = CHILDREN - len(failed)
+    assert seen.last(f"ray_magic_nas_candidates_scored_total{of_search}") == [scored]
     assert seen.last(f"ray_magic_nas_candidates_failed_total{of_search}") == [len(failed)]
     assert seen.last(f"ray_magic_nas_candidates_in_flight{of_search}") == [0]
     assert seen.last(f"ray_magic_nas_queue_wait_seconds_count{of_search}") == [CHILDREN]

@@ -204,7 +204,7 @@ def test_at_stage_3_the_largest_path_teaches_as_by_plain_pytorch(world_of_one):
 
 
 def two_processes(function, *args):
-    """Run a function of a rank in two processes at once; they are forked with DeepSpeed imported."""
+    """Run a function of a rank in two processes at once, which find DeepSpeed imported."""
     multiprocessing.set_forkserver_preload(["deepspeed"])
     mp.start_processes(function, args=args, nprocs=2, start_method="forkserver")
 
