@@ -134,6 +134,7 @@ def test_an_operator_sampler_searcher_or_recipe_that_cannot_be_is_refused(
     (tmp_path / "broken_operator.py").write_text(code)
     (tmp_path / "broken_syntax.py").write_text("def f(:\n")
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     message = refused("train.accumulation=2", setting)
     assert [word for word in words if word not in message] == []
 
