@@ -10,9 +10,10 @@ STAMP := $(VENV)/.installed
 quickstart: install
 	$(VENV)/bin/magic-nas run --config examples/quickstart.yaml --out runs/quickstart
 
-# One process per core; those that start clusters two at a time, and those that make hosts alone.
+# One process more than cores, for some tests wait; those that start clusters two at a time, and
+# those that make hosts alone.
 test: check
-	$(VENV)/bin/pytest -m "not ray and not hosts" -n auto --dist loadfile
+	$(VENV)/bin/pytest -m "not ray and not hosts" -n $$(($$(nproc) + 1)) --dist loadfile
 	$(VENV)/bin/pytest -m ray -n 2 --dist loadfile
 	$(VENV)/bin/pytest -m hosts
 
