@@ -10,6 +10,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +19,17 @@ from typing import IO
 STATE = Path("/var/tmp/magic-nas-hosts")
 """A folder per group; whoever holds the lock on its file `lock` has the group."""
 GROUPS = range(1, 200)
+OWN = ("/tmp/", "/dev/shm/", "/run/")
+"""What each host has for itself."""
 
 
 def why_not() -> str | None:
     """Why no hosts can be made here; None where they can."""
     if os.geteuid() != 0:
         return "hosts in network namespaces need root"
+    hidden = [path for path in (os.getcwd(), sys.prefix) if path.startswith(OWN)]
+    if hidden:
+        return f"hosts see nothing of {hidden[0]}: move the checkout out of {', '.join(OWN)}"
     missing = [tool for tool in ("ip", "unshare", "nsenter", "setpriv") if not shutil.which(tool)]
     if missing:
         return f"{', '.join(missing)} not found: install iproute2 and util-linux"
@@ -65,7 +71,7 @@ class Host:
             [
                 "set -e",
                 f"hostname {self.name}",
-                *(f"mount -t tmpfs tmpfs {own}" for own in ("/tmp", "/dev/shm", "/run")),
+                *(f"mount -t tmpfs tmpfs {own}" for own in OWN),
                 "chmod 1777 /tmp",
                 "touch /run/resolv.conf; mount --bind /run/resolv.conf /etc/resolv.conf",
                 *mounts,
