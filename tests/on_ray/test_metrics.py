@@ -136,6 +136,13 @@ class Prometheus:
         """The last value of each."""
         return [float(series["values"][-1][1]) for series in self.series(expression)]
 
+    def settled(self, expression: str, expected: list[float]) -> list[float]:
+        """The last value of each: once as expected, or after 30 s; a scrape may be to come."""
+        deadline = time.monotonic() + 30
+        while (found := self.last(expression)) != expected and time.monotonic() < deadline:
+            time.sleep(SCRAPE_S)
+        return found
+
 
 @pytest.fixture(scope="module")
 def prometheus(folder: Path, ray_address: str) -> Iterator[Prometheus]:
@@ -278,13 +285,15 @@ def test_a_search_shows_what_its_rows_say(seen: Prometheus, folder: Path) -> Non
     assert 0 < len(failed) < len(rows) == CHILDREN
     best = max((row for row in rows if row["error"] is None), key=lambda row: row["value"])
     of_search = '{run="killed",stage="search"}'
-    scored = CHILDREN - len(failed)
-    assert seen.last(f"ray_magic_nas_candidates_scored_total{of_search}") == [scored]
-    assert seen.last(f"ray_magic_nas_candidates_failed_total{of_search}") == [len(failed)]
-    assert seen.last(f"ray_magic_nas_candidates_in_flight{of_search}") == [0]
-    assert seen.last(f"ray_magic_nas_queue_wait_seconds_count{of_search}") == [CHILDREN]
-    assert seen.last(f"ray_magic_nas_evaluator_restarts_total{of_search}") == [1]
-    assert seen.last(f"ray_magic_nas_best_score{of_search}") == [best["value"]]
+    for metric, value in {
+        "candidates_scored_total": CHILDREN - len(failed),
+        "candidates_failed_total": len(failed),
+        "candidates_in_flight": 0,
+        "queue_wait_seconds_count": CHILDREN,
+        "evaluator_restarts_total": 1,
+        "best_score": best["value"],
+    }.items():
+        assert seen.settled(f"ray_magic_nas_{metric}{of_search}", [value]) == [value], metric
     now = {
         series["metric"]["architecture"]: series["values"][-1][1]
         for series in seen.series(f"ray_magic_nas_best_child{of_search}")
