@@ -37,6 +37,8 @@ _KINDS = {
     "int_from_float": "be an integer",
 }
 """Where pydantic's words are about Python's types."""
+QUESTION_TOKENS = 64
+"""Of `finetune.max_question_tokens` where nothing else is said: BERT's."""
 _MOST_VALUES = 100_000
 
 Pooling = Literal["cls", "mean"]
@@ -192,6 +194,8 @@ class FinetuneSettings(Settings):
     teacher: FinetuneTeacherSettings | None = None
     stride: Positive | None = None
     """Tokens that two windows of a long context share (SQuAD); none: a quarter of max_length."""
+    max_question_tokens: Positive = QUESTION_TOKENS
+    """Longer questions are cut to this many (SQuAD); the rest of a window is the context's."""
     n_best: Positive = 20
     """Spans kept per question (SQuAD)."""
     max_answer_tokens: Positive = 30

@@ -110,13 +110,14 @@ def final_loss_bars(models: Sequence[dict[str, Any]], unigram_nats: float | None
     with rc_context(_STYLE):
         figure, axes = _axes(height=max(2.4, 1.7 + 0.42 * len(names)))
         bars = axes.barh(names, losses, color=[_model_colour(model["name"]) for model in models])
-        axes.bar_label(bars, fmt="%.3f", padding=4)
+        # On white, for they may reach the line, which is behind them.
+        white = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+        axes.bar_label(bars, fmt="%.3f", padding=4, bbox=white)
         axes.set_xlim(0, 1.15 * max([*losses, unigram_nats or 0.0]))
         axes.invert_yaxis()
         axes.grid(axis="y", visible=False)
         if unigram_nats is not None:
             label = f"unigrams {unigram_nats:.3f}"
-            # Behind the bars' figures, which may reach the line.
             axes.axvline(unigram_nats, color="black", linestyle=":", label=label, zorder=0.5)
             _legend_below(figure, axes)
         axes.set_xlabel("test loss (nats)")

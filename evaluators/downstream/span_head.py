@@ -26,7 +26,7 @@ class SpanHead:
     """Questions in windows; see `evaluators.downstream.squad_windows`.
 
     Args:
-        stride: tokens that two windows of a context share.
+        stride, max_question_tokens: see `evaluators.downstream.squad_windows.make_windows`.
         n_best, max_answer_tokens: see `evaluators.downstream.squad_decoding.decode`.
         no_answer_threshold: null odds above which there is no answer (SQuAD 2.0); None: the best on
             dev, as the official script's "best" figures have it.
@@ -39,6 +39,7 @@ class SpanHead:
         *,
         max_length: int,
         stride: int,
+        max_question_tokens: int,
         n_best: int,
         max_answer_tokens: int,
         no_answer_threshold: float | None,
@@ -48,7 +49,13 @@ class SpanHead:
         self._n_best, self._max_answer_tokens = n_best, max_answer_tokens
         self._threshold = no_answer_threshold
         self._windows, dev = (
-            make_windows(questions, tokenizer, max_length=max_length, stride=stride)
+            make_windows(
+                questions,
+                tokenizer,
+                max_length=max_length,
+                stride=stride,
+                max_question_tokens=max_question_tokens,
+            )
             for questions in (data.train, data.dev["dev"])
         )
         self._dev_windows: Sequence[Window] = dev

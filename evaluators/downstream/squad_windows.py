@@ -103,7 +103,8 @@ def check_windows(
     if min(max_question_tokens, stride + 1) < 1 or room <= stride:
         raise InvalidInput(
             "max_length - max_question_tokens - special tokens > stride >= 0 must hold, but got "
-            f"{max_length} - {max_question_tokens} - {special} and {stride=}; give longer windows"
+            f"{max_length} - {max_question_tokens} - {special} and {stride=}; give longer windows, "
+            "shorter questions or a smaller stride"
         )
 
 

@@ -75,11 +75,16 @@ def check_model(
         if task.kind == "spans":
             spans = span_settings(settings, length)
             try:
-                check_windows(tokenizer, max_length=length, stride=spans.stride)
+                check_windows(
+                    tokenizer,
+                    max_length=length,
+                    stride=spans.stride,
+                    max_question_tokens=spans.max_question_tokens,
+                )
             except InvalidInput as error:
                 raise InvalidInput(
                     f"finetune.max_length={length} leaves no room for windows of a context: "
-                    f"{error} (finetune.max_length, finetune.stride)"
+                    f"{error} (finetune.max_length, finetune.stride, finetune.max_question_tokens)"
                 ) from None
     return length
 

@@ -204,6 +204,7 @@ def span_settings(settings: FinetuneSettings, max_length: int) -> SpanSettings:
     """Those of the settings that count for spans alone, with the default stride."""
     return SpanSettings(
         stride=max_length // 4 if settings.stride is None else settings.stride,
+        max_question_tokens=settings.max_question_tokens,
         n_best=settings.n_best,
         max_answer_tokens=settings.max_answer_tokens,
         no_answer_threshold=settings.no_answer_threshold,

@@ -7,6 +7,7 @@ from typing import Any
 
 from scipy.stats import t
 
+from orchestrator.config import QUESTION_TOKENS
 from orchestrator.store import RunStore
 from supernet.errors import InvalidInput
 
@@ -16,13 +17,13 @@ ROWS = "finetune"
 CHOICES = "finetune_choice"
 """Kind of the rows that name those of a task that a call took for its final figures."""
 _WHAT = ("model_digest", "task", "data", "pretrained", "start", "teacher", "pooling")
-_SPANS = ("stride", "n_best", "max_answer_tokens", "no_answer_threshold")
+_SPANS = ("stride", "max_question_tokens", "n_best", "max_answer_tokens", "no_answer_threshold")
 _RECIPE = (
     *("max_length", "max_steps", "batch_size", "warmup_fraction", "weight_decay", "clip_norm"),
     *("precision", "distil_weight", "distil_temperature"),
 )
 _GRID = ("learning_rate", "epochs")
-_DEFAULTS = {"pooling": "cls"}
+_DEFAULTS = {"pooling": "cls", "max_question_tokens": QUESTION_TOKENS}
 """Of rows from before there was a choice."""
 
 

@@ -19,6 +19,7 @@ from evaluators.downstream.finetuning import Recipe, check_length, finetune
 from evaluators.downstream.heads import SentenceHead, TaskData, TaskHead
 from evaluators.downstream.span_head import SpanHead
 from evaluators.downstream.tasks import Task
+from orchestrator.config import QUESTION_TOKENS
 from orchestrator.finetuning.card import finetuned_card
 from orchestrator.hugging_face_models import is_own, load_pretrained, save_pretrained
 from orchestrator.node_copy import folder_here, folder_to_fill
@@ -52,6 +53,7 @@ class SpanSettings:
     """What of `FinetuneSettings` counts for tasks of spans alone."""
 
     stride: int
+    max_question_tokens: int
     n_best: int
     max_answer_tokens: int
     no_answer_threshold: float | None
@@ -87,6 +89,8 @@ class Job:
             del what["pooling"]  # rows from before there was a choice keep their names
         if self.spans is None:
             del what["spans"]
+        elif self.spans.max_question_tokens == QUESTION_TOKENS:
+            del what["spans"]["max_question_tokens"]  # likewise
         return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

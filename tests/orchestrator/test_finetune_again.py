@@ -2,24 +2,28 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from evaluators.downstream.finetuning import Recipe
 from evaluators.downstream.reading import read_task
 from evaluators.downstream.squad_metric import score_squad
 from evaluators.downstream.tasks import task_named
 from orchestrator.config import FinetuneSettings
 from orchestrator.finetuning import jobs
 from orchestrator.finetuning.driver import finetune
+from orchestrator.finetuning.study import span_settings
 from orchestrator.finetuning.summary import ROWS, read_rows, summarise
 from orchestrator.finetuning.table import GLUE, NOTHING, format_summary, lines, overview
+from orchestrator.finetuning.trial import Job, ModelSource
 from orchestrator.hugging_face_models import load_pretrained
 from orchestrator.node_copy import folder_here
 from orchestrator.store import RunStore
-from supernet.errors import MagicNasError
+from supernet.errors import InvalidInput, MagicNasError
 from supernet.manifest import check_manifest
 from tests.orchestrator.tiny_glue import BRIEF, save_bert, write_squad, write_sst2
 
@@ -194,6 +198,36 @@ def test_a_kept_model_for_squad_has_its_answers(bert: Path, tmp_path: Path) -> N
         assert difference == pytest.approx(odds[name])
     narrow = answer(stride=4, n_best=2)["results"]
     assert [result["stride"] for result in narrow] == [24, 4]
+
+
+def test_short_questions_leave_a_model_of_few_positions_room_for_contexts(
+    finished_run: Path, tmp_path: Path
+) -> None:
+    narrow = save_bert(tmp_path / "narrow", finished_run / "export", positions=24)
+    data, out = write_squad(tmp_path / "data"), tmp_path / "out"
+
+    def answer(most: int) -> list[dict[str, Any]]:
+        changes = {"max_length": 24, "stride": 2, "max_question_tokens": most}
+        settings = BRIEF.model_copy(update=changes)
+        found: list[dict[str, Any]] = finetune(
+            str(narrow), ["squad2"], data=str(data), out=out, settings=settings, local=True
+        )["results"]
+        return found
+
+    with pytest.raises(InvalidInput, match=r"24 - 64 - 3 .* finetune\.max_question_tokens\)"):
+        answer(64)
+    assert [result["max_question_tokens"] for result in answer(18)] == [18]
+    assert [result["max_question_tokens"] for result in answer(2)] == [18, 2]
+    windows = {row["max_question_tokens"]: row["truncated"] for row in read_rows(RunStore(out))}
+    assert windows[2] == 0 < windows[18]
+
+
+def test_rows_from_before_questions_had_a_length_keep_their_names() -> None:
+    recipe = Recipe(learning_rate=1e-4, epochs=2.0, seed=0)
+    spans = span_settings(FinetuneSettings(), max_length=128)
+    job = Job(ModelSource("m", "p", "d"), "squad", "data", recipe, True, 128, False, spans=spans)
+    assert job.name == "f744ec0b79f77996"
+    assert replace(job, spans=replace(spans, max_question_tokens=32)).name != job.name
 
 
 def _logit(entry: dict[str, Any]) -> float:

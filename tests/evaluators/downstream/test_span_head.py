@@ -25,7 +25,8 @@ def head_of(task: str, questions: list[Question], **settings):
         vocab={word: number for number, word in enumerate([*vocabulary, "who", "?"])}
     )
     data = TaskData(task_named(task), questions, {"dev": questions}, {})
-    options = {"max_length": 80, "stride": 4, "n_best": 5, "max_answer_tokens": 6}
+    options = {"max_length": 80, "stride": 4, "max_question_tokens": 64, "n_best": 5}
+    options |= {"max_answer_tokens": 6}
     return SpanHead(data, tokenizer, **{**options, "no_answer_threshold": None, **settings})
 
 
