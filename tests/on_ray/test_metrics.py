@@ -136,12 +136,14 @@ class Prometheus:
         """The last value of each."""
         return [float(series["values"][-1][1]) for series in self.series(expression)]
 
-    def settled(self, expression: str, expected: list[float]) -> list[float]:
-        """The last value of each: once as expected, or after 30 s; a scrape may be to come."""
+    def settle(self, expected: dict[str, float]) -> None:
+        """Wait until the last values are these, at most 30 s, and for two more scrapes."""
         deadline = time.monotonic() + 30
-        while (found := self.last(expression)) != expected and time.monotonic() < deadline:
+        while time.monotonic() < deadline and any(
+            self.last(expression) != [value] for expression, value in expected.items()
+        ):
             time.sleep(SCRAPE_S)
-        return found
+        time.sleep(2 * SCRAPE_S)
 
 
 @pytest.fixture(scope="module")
@@ -285,15 +287,18 @@ def test_a_search_shows_what_its_rows_say(seen: Prometheus, folder: Path) -> Non
     assert 0 < len(failed) < len(rows) == CHILDREN
     best = max((row for row in rows if row["error"] is None), key=lambda row: row["value"])
     of_search = '{run="killed",stage="search"}'
-    for metric, value in {
+    values = {
         "candidates_scored_total": CHILDREN - len(failed),
         "candidates_failed_total": len(failed),
         "candidates_in_flight": 0,
         "queue_wait_seconds_count": CHILDREN,
         "evaluator_restarts_total": 1,
         "best_score": best["value"],
-    }.items():
-        assert seen.settled(f"ray_magic_nas_{metric}{of_search}", [value]) == [value], metric
+    }
+    expected = {f"ray_magic_nas_{metric}{of_search}": value for metric, value in values.items()}
+    seen.settle(expected)
+    for expression, value in expected.items():
+        assert seen.last(expression) == [value], expression
     now = {
         series["metric"]["architecture"]: series["values"][-1][1]
         for series in seen.series(f"ray_magic_nas_best_child{of_search}")
